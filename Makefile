@@ -1,0 +1,59 @@
+# hilum: `make demo` shows the whole way once; `make test` proves it. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-all lint bench lock pipeline clean
+
+help:
+	@echo "make demo      dataset revision -> validated, trained, judged, released, served, answered"
+	@echo "make test      the test suite (make test-all adds the slow ones)"
+	@echo "make lint      ruff, mypy --strict, import-linter"
+	@echo "make bench     performance as ratios, each in one run"
+	@echo "make pipeline  write build/hilum-training.yaml for the Kubeflow UI"
+	@echo "make lock      resolve requirements.in into requirements.lock anew"
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))" \
+	  || { echo "hilum needs Python 3.11 or 3.12; name one with make PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null \
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
+	  || { echo "this Python has neither venv with pip nor pip; on Debian: apt-get install python3-venv"; exit 2; }
+	@echo "installing the pinned dependencies (about 2.5 GB on disk, some minutes the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/dvc pull --quiet data.dvc
+	@$(BIN)/python -m pipelines.demo --out out/demo
+
+test: $(STAMP)
+	@$(BIN)/dvc pull --quiet data.dvc
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	@$(BIN)/dvc pull --quiet data.dvc
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/validation.py
+
+pipeline: $(STAMP)
+	$(BIN)/python -m pipelines.compile --out build
+
+# The lock names versions only: no host, no build (torch is the CPU build where one is offered, else the default one).
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q -r requirements.in
+	(echo "# Resolved from requirements.in by 'make lock'."; \
+	 build/lock/bin/pip freeze --all --exclude pip | sed -E 's/ @ .*//; s/\+cpu$$//') > requirements.lock
+
+clean:
+	rm -rf out build

@@ -1,0 +1,45 @@
+"""Whether the evidence allows a release."""
+
+from typing import List
+
+from kfp import dsl
+
+from components.images import AUDIT
+
+
+@dsl.component(base_image=AUDIT, install_kfp_package=False)
+def gate(
+    encoders: dsl.Input[List[dsl.Model]],
+    scores: dsl.Input[List[dsl.Artifact]],
+    findings: dsl.Input[List[dsl.Artifact]],
+    code: str,
+    recipe: dict,
+    candidate: dsl.Output[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+) -> bool:
+    """Bundle the encoder that is to be released, and judge its evidence against the recipe's tolerances."""
+    from pathlib import Path
+
+    from hilum.judgement import judge
+    from hilum.recipe import Recipe
+
+    for artifact in (candidate, verdict):
+        artifact.metadata.update(code_revision=code)
+    return judge.gate(
+        [Path(one.path) for one in encoders],
+        [Path(one.path) for one in scores],
+        [Path(one.path) for one in findings],
+        Recipe.model_validate(recipe),
+        Path(candidate.path),
+        Path(verdict.path),
+    )
+
+
+@dsl.component(base_image=AUDIT, install_kfp_package=False)
+def refuse(verdict: dsl.Input[dsl.Artifact]):
+    """End the run as failed, saying which tolerance the evidence does not meet."""
+    from pathlib import Path
+
+    from hilum.judgement import judge
+
+    judge.refuse(Path(verdict.path))

@@ -1,0 +1,31 @@
+"""What an embedding knows: SVM probes, the pneumonia head, a map."""
+
+from kfp import dsl
+
+from components.images import AUDIT
+
+
+@dsl.component(base_image=AUDIT, install_kfp_package=False)
+def probe(
+    dataset: dsl.Input[dsl.Dataset],
+    vectors: dsl.Input[dsl.Dataset],
+    code: str,
+    recipe: dict,
+    scores: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    roc: dsl.Output[dsl.ClassificationMetrics],
+):
+    """Score one embedding on every task that has enough cases."""
+    from pathlib import Path
+
+    from hilum.judgement import judge
+    from hilum.recipe import Recipe
+
+    found = judge.probe(Path(dataset.path), Path(vectors.path), Recipe.model_validate(recipe), Path(scores.path))
+    for name, value in found.metrics.items():
+        metrics.log_metric(name, value)
+    if found.roc:
+        roc.log_roc_curve(*found.roc)
+    for artifact in (metrics, roc):  # KFP caches a step only if its files exist
+        Path(artifact.path).write_text(str(found.metrics), encoding="utf-8")
+    scores.metadata.update(code_revision=code)

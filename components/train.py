@@ -1,0 +1,34 @@
+"""Which encoders to train, and the training of one."""
+
+from typing import List
+
+from kfp import dsl
+
+from components.images import AUDIT, TRAIN
+
+
+@dsl.component(base_image=AUDIT, install_kfp_package=False)
+def plan(dataset: dsl.Input[dsl.Dataset], passed: str, recipe: dict) -> List[dict]:
+    """One training per encoder of the recipe and modality of the dataset."""
+    from hilum.data.store import Dataset
+    from hilum.recipe import Recipe
+
+    whole = Recipe.model_validate(recipe)
+    return [
+        whole.train_of(encoder.name, modality).model_dump(mode="json")
+        for modality in sorted(Dataset.open(dataset.path).modalities, reverse=True)
+        for encoder in whole.encoders
+    ]
+
+
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
+def train(dataset: dsl.Input[dsl.Dataset], code: str, recipe: dict, encoder: dsl.Output[dsl.Model]):
+    """Train one encoder on the train split of one modality."""
+    from pathlib import Path
+
+    from hilum.learning import training
+    from hilum.recipe import Train
+
+    section = Train.model_validate(recipe)
+    training.run(Path(dataset.path), section, Path(encoder.path))
+    encoder.metadata.update(encoder=section.encoder.name, modality=section.modality, code_revision=code)

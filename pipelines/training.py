@@ -1,0 +1,133 @@
+"""The training pipeline: a dataset revision goes in, a release comes out.
+
+The same object compiles for a cluster (pipelines/compile.py) and runs on one machine (pipelines/local.py).
+"""
+
+from typing import Dict, List
+
+from kfp import dsl, kubernetes
+
+from components.audit import audit
+from components.compare import compare
+from components.embed import embed
+from components.export import export
+from components.gate import gate, refuse
+from components.ingest import ingest
+from components.probe import probe
+from components.publish import publish
+from components.resolve import resolve
+from components.train import plan, train
+from components.validate import require, validate
+
+NAME = "hilum-training"
+
+
+def _on_gpu(task: dsl.PipelineTask, gpus: int, gpu_type: str, node_selector: Dict[str, str]) -> None:
+    """Ask for GPU nodes, and try again where a node is taken away."""
+    task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus)
+    kubernetes.add_node_selector_json(task, node_selector)
+    kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+    kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi")
+    task.set_retry(num_retries=2, backoff_duration="5s", backoff_factor=2.0, backoff_max_duration="300s")
+
+
+@dsl.pipeline(name=NAME, description="From a dataset revision to a judged, gated and exported encoder.")
+def training_pipeline(
+    source: str,
+    revision: str = "",
+    layout: str = "phantom",
+    encoders: List[str] = ["moco", "pixels"],  # noqa: B006  KFP reads the default, nothing mutates it
+    epochs: int = 20,
+    image_size: int = 64,
+    seed: int = 0,
+    label: str = "pneumonia",
+    release_encoder: str = "moco",
+    gate_min_auroc: float = 0.6,
+    gate_max_auroc_gap: float = 0.2,
+    recipe: Dict[str, str] = {},  # noqa: B006
+    shelf: str = "",
+    gpus: int = 1,
+    gpu_type: str = "nvidia.com/gpu",
+    node_selector: Dict[str, str] = {},  # noqa: B006
+):
+    """Validate, train, judge, compare, gate and export.
+
+    Args:
+        source: A git repository with the dataset under DVC (URL or path), or a folder as its layout publishes it.
+        revision: The branch, tag or commit of the data; empty for a plain folder.
+        layout: How the source is laid out: nih, chexpert, mimic_cxr, covid_chestxray, kermany, oasis, bids, medmnist,
+            dicom, folder or phantom.
+        encoders: What is trained and compared; `pixels` is the floor and stays among them.
+        epochs: Passes over the train split.
+        image_size: Side of the square images in pixels.
+        seed: Of splits, weights, order and resampling.
+        label: What the released head answers.
+        release_encoder: Which encoder is exported if the gate lets it pass.
+        gate_min_auroc: The gate fails where even the upper bound of the label's AUROC is lower.
+        gate_max_auroc_gap: The gate fails where even the lower bound of an AUROC gap between groups is greater.
+        recipe: Any other knob of a recipe, as nested JSON (see pipelines/recipes).
+        shelf: A folder (a mounted volume on a cluster) to which reports and releases are copied; empty for none.
+        gpus: GPUs of each training and embedding step.
+        gpu_type: The resource name of the GPUs.
+        node_selector: Labels of the GPU node pool, such as {"pool": "gpu"}.
+    """
+    told = resolve(
+        source=source,
+        revision=revision,
+        layout=layout,
+        encoders=encoders,
+        epochs=epochs,
+        image_size=image_size,
+        seed=seed,
+        label=label,
+        release_encoder=release_encoder,
+        gate_min_auroc=gate_min_auroc,
+        gate_max_auroc_gap=gate_max_auroc_gap,
+        recipe=recipe,
+    )
+    told.set_caching_options(False)  # a branch moves, and the code's revision is not in KFP's cache key
+    code, whole = told.outputs["code"], told.outputs["recipe"]
+
+    dataset = ingest(source=source, revision=revision, digest=told.outputs["digest"], code=code, recipe=whole).outputs[
+        "dataset"
+    ]
+    validated = validate(dataset=dataset, code=code)
+    verdict = validated.outputs["verdict"]
+    shown = publish(results=verdict, shelf=shelf, place="").set_caching_options(False)
+    passed = require(ok=validated.outputs["Output"], verdict=verdict).after(shown)
+    plans = plan(dataset=dataset, passed=passed.output, recipe=whole)
+
+    with dsl.ParallelFor(plans.output) as one:
+        trained = train(dataset=dataset, code=code, recipe=one)
+        embedded = embed(dataset=dataset, encoder=trained.outputs["encoder"], code=code)
+        for task in (trained, embedded):
+            _on_gpu(task, gpus, gpu_type, node_selector)
+        vectors = embedded.outputs["vectors"]
+        probed = probe(dataset=dataset, vectors=vectors, code=code, recipe=whole)
+        audited = audit(dataset=dataset, vectors=vectors, scores=probed.outputs["scores"], code=code, recipe=whole)
+
+    # A dsl.Collected belongs to the one task that consumes it: KFP rewrites it while compiling.
+    compared = compare(
+        verdict=verdict,
+        scores=dsl.Collected(probed.outputs["scores"]),
+        findings=dsl.Collected(audited.outputs["findings"]),
+        code=code,
+    )
+    publish(results=compared.outputs["reports"], shelf=shelf, place="").set_caching_options(False)
+
+    gated = gate(
+        encoders=dsl.Collected(trained.outputs["encoder"]),
+        scores=dsl.Collected(probed.outputs["scores"]),
+        findings=dsl.Collected(audited.outputs["findings"]),
+        code=code,
+        recipe=whole,
+    )
+    gate_verdict = gated.outputs["verdict"]
+    publish(results=gate_verdict, shelf=shelf, place="").set_caching_options(False)
+    with dsl.If(gated.outputs["Output"] == True):  # noqa: E712  a KFP condition, not a Python one
+        exported = export(
+            dataset=dataset, candidate=gated.outputs["candidate"], verdict=gate_verdict, code=code, recipe=whole
+        )
+        publish(results=exported.outputs["releases"], shelf=shelf, place="releases").set_caching_options(False)
+    with dsl.Else():
+        refuse(verdict=gate_verdict)

@@ -1,0 +1,1 @@
+"""Facts and sources: the dataset folder, and the ways into it."""

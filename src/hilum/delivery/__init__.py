@@ -1,0 +1,1 @@
+"""From a judged encoder to an answer over HTTP."""

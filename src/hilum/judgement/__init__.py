@@ -1,0 +1,1 @@
+"""What the embeddings are worth, to whom: probes, fairness, comparison, gate."""

@@ -1,0 +1,1 @@
+"""Encoders and their training: torch lives here and nowhere else."""

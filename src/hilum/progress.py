@@ -1,0 +1,70 @@
+"""Progress bars that reach the person, also from a step that the pipeline runs in a process of its own.
+
+KFP's local runner reads a step's output line by line, which would turn each redraw of a bar into a line of the log.
+The runner therefore names its terminal in `HILUM_PROGRESS`, and the bars of every step are drawn there. Where there is
+no terminal (a cluster, CI), a bar is a line now and then.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, TextIO, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+TERMINAL = "HILUM_PROGRESS"  # environment variable: path of the terminal on which bars are drawn
+SECONDS_BETWEEN_LINES = 10.0  # where bars are lines of a log
+
+
+@contextmanager
+def bar(what: str, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterator["tqdm[Any]"]:
+    """A progress bar to be advanced by hand with `update`, closed at the end of the block.
+
+    Args:
+        what: What is being done, in a word or two.
+        total: How many units there are; unknown if None.
+        unit: The name of one unit.
+        initial: How many units a resumed run had done before.
+    """
+    with (
+        _stream() as (stream, live),
+        tqdm(
+            desc=what,
+            total=total,
+            unit=unit,
+            initial=initial,
+            file=stream,
+            dynamic_ncols=live,
+            mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
+            smoothing=0.1,
+        ) as shown,
+    ):
+        yield shown
+
+
+def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+    """Iterate over `items` under a progress bar."""
+    with bar(what, total if total is not None else _length(items), unit) as shown:
+        for item in items:
+            yield item
+            shown.update()
+
+
+def _length(items: Iterable[object]) -> int | None:
+    return len(items) if isinstance(items, Sized) else None
+
+
+@contextmanager
+def _stream() -> Iterator[tuple[TextIO, bool]]:
+    named = os.environ.get(TERMINAL)
+    if named:
+        try:
+            with open(named, "w", encoding="utf-8") as terminal:
+                yield terminal, True
+                return
+        except OSError:
+            pass  # the terminal has gone; a step is not lost for that
+    yield sys.stderr, sys.stderr.isatty()

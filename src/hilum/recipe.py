@@ -1,0 +1,322 @@
+"""Every knob on one page: a recipe is frozen, refuses unknown keys, and reads YAML.
+
+A recipe names what is done to a dataset, not where things lie. Each section belongs to one verb; each encoder has one
+section, found by its `name`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hilum.errors import UsageError
+from hilum.identity import digest_json
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocessing(Section):
+    """From a decoded image to the square uint8 image that every encoder sees; it rides in the card."""
+
+    size: int = Field(224, ge=16, le=1024, description="Side of the square image in pixels.")
+    fit: Literal["pad"] = Field("pad", description="Keep the aspect ratio; pad the shorter side on both ends.")
+    resample: Literal["bilinear"] = Field("bilinear", description="Antialiased bilinear (triangle) filter.")
+    pad_value: int = Field(0, ge=0, le=255, description="Grey value of the padding.")
+
+
+class Ingest(Section):
+    """From a native layout to a dataset folder."""
+
+    layout: str = "phantom"
+    options: dict[str, str] = Field({}, description="Options of the layout, such as where its covariates lie.")
+    preprocessing: Preprocessing = Preprocessing()
+    views: tuple[str, ...] = Field((), description="Keep these views only; all where empty.")
+    limit: int | None = Field(None, ge=1, description="Keep the images of the first patients, up to this many images.")
+    split_shares: dict[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+    seed: int = 0
+    uncertain: dict[str, Literal["keep", "ignore", "zeros", "ones"]] = Field(
+        {}, description="What becomes of uncertain labels (-1), per label; those not named are kept as -1."
+    )
+    max_rejected_share: float = Field(0.05, ge=0, le=1, description="Refuse the dataset where more was unreadable.")
+
+
+class Validation(Section):
+    """When a dataset is refused, and when a remark is enough; what is impossible is refused without a knob."""
+
+    min_pixel_std: float = Field(1.0, ge=0, description="In grey levels of 255; an image below it shows nothing.")
+    max_saturated_share: float = Field(0.5, ge=0, le=1, description="Of an image's pixels at 255.")
+    max_faulty_share: float = Field(
+        0.05, ge=0, le=1, description="Refuse the dataset where more of its images are constant or saturated."
+    )
+    max_implausible_share: float = Field(
+        0.05, ge=0, le=1, description="Refuse a covariate with more known values outside its range: a wrong unit."
+    )
+    max_missing_gap: float = Field(
+        0.1, ge=0, le=1, description="Remark on a column whose missing share differs more between two groups."
+    )
+    min_group: int = Field(50, ge=2, description="Patients below which a group's missing share is not compared.")
+    hashed_images: int = Field(256, ge=0, description="Images whose pixels are hashed again and compared.")
+    seed: int = 0
+
+
+class Augment(Section):
+    """Random views of an X-ray or MRI slice for contrastive learning; batched tensor code, one draw per image.
+
+    METHOD: Sowrirajan et al. 2021 (MoCo-CXR) rotate by 10 degrees, flip and crop; a horizontal flip destroys
+    laterality, so it can be switched off.
+    """
+
+    crop_area: tuple[float, float] = Field((0.5, 1.0), description="Share of the image's area that a crop keeps.")
+    crop_aspect: tuple[float, float] = (0.85, 1.18)
+    rotate_degrees: float = Field(10.0, ge=0, le=180)
+    hflip: float = Field(0.0, ge=0, le=1, description="Probability of a left-right flip.")
+    vflip: float = Field(0.0, ge=0, le=1)
+    brightness: float = Field(0.2, ge=0, description="Additive, uniform in +- this share of the grey range.")
+    contrast: float = Field(0.3, ge=0, description="Multiplicative about the mean, uniform in 1 +- this.")
+    gamma: float = Field(0.3, ge=0, description="Exponent log-uniform in exp(+- this).")
+    blur_sigma_px: float = Field(1.0, ge=0)
+    blur: float = Field(0.3, ge=0, le=1, description="Probability of a Gaussian blur.")
+    noise: float = Field(0.03, ge=0, description="Largest standard deviation of additive Gaussian noise, on 0-1.")
+
+
+class Backbone(Section):
+    """The convolutional network from an image to features."""
+
+    name: Literal["resnet_small", "resnet18"] = "resnet_small"
+    width: int = Field(32, ge=8, description="Channels of the first stage.")
+    norm: Literal["group", "batch"] = "batch"
+
+
+class Moco(Section):
+    """MoCo v2: He et al. 2020 (momentum contrast), Chen et al. 2020 (MLP head, stronger augmentation)."""
+
+    name: Literal["moco"] = "moco"
+    backbone: Backbone = Backbone()
+    projection_dim: int = Field(128, ge=8)
+    queue_size: int = Field(4096, ge=1, description="K: negatives kept; wraps around, filled before it is used.")
+    momentum: float = Field(0.99, ge=0, le=1, description="m of the key encoder; .999 suits long runs.")
+    temperature: float = Field(0.2, gt=0)
+    augment: Augment = Augment()
+
+
+class Pixels(Section):
+    """Principal components of the pixels: the floor that every encoder must beat."""
+
+    name: Literal["pixels"] = "pixels"
+    components: int = Field(128, ge=1)
+
+
+Encoder = Annotated[Moco | Pixels, Field(discriminator="name")]
+ENCODER_SECTIONS: dict[str, type[Section]] = {"moco": Moco, "pixels": Pixels}
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of all steps.")
+    clip_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+
+
+class Train(Section):
+    """One encoder, trained on the train split of one modality."""
+
+    encoder: Encoder = Moco()
+    modality: Literal["XR", "MR"] = "XR"
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(64, ge=2)
+    optimizer: Optimizer = Optimizer()
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every_epochs: int = Field(1, ge=1)
+
+
+class Probe(Section):
+    """SVM probes on frozen embeddings, and the head that answers for one label."""
+
+    kernels: tuple[Literal["linear", "rbf"], ...] = Field(("linear", "rbf"), min_length=1)
+    c_grid: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.1, 1.0, 10.0), min_length=1, description="Candidates for C; chosen by cross-validation inside train."
+    )
+    scalings: tuple[Literal["feature", "whole"], ...] = Field(
+        ("feature", "whole"),
+        min_length=1,
+        description="Standardise each feature, or all by one scale; chosen likewise.",
+    )
+    folds: int = Field(
+        0, ge=0, le=20, description="0: fit on train, score on test. k: patient-disjoint k-fold over all rows."
+    )
+    min_cases: int = Field(10, ge=2, description="Labels with fewer patients per class in train or test are left out.")
+    bootstrap: int = Field(1000, ge=100, description="Patient-bootstrap replicates of each interval.")
+    max_rows: int = Field(20_000, ge=100, description="Training rows beyond which a probe is fitted on a sample.")
+    exact_rows: int = Field(3_000, ge=100, description="Training rows beyond which the kernel is approximated.")
+    threshold: Literal["youden", "sensitivity"] = Field("youden", description="How the head's threshold is chosen.")
+    min_sensitivity: float = Field(0.9, gt=0, le=1, description="For the rule `sensitivity`: what it must reach.")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_fold_is_none(self) -> "Probe":
+        if self.folds == 1:
+            raise ValueError("folds is 0 (train and test split) or at least 2, not 1")
+        return self
+
+
+class Audit(Section):
+    """Drift, quality and fairness by group."""
+
+    label: str = "pneumonia"
+    groups: tuple[str, ...] = ("sex", "age_band")
+    min_group: int = Field(
+        20, ge=2, description="Fewer patients with, or without, the finding in a group are 'insufficient data'."
+    )
+    drift_distance: float = Field(
+        0.1, gt=0, description="A column drifts above this distance and above what shuffled patients show."
+    )
+    drift_share: float = Field(0.3, gt=0, le=1, description="The dataset drifts where this share of columns does.")
+    bootstrap: int = Field(1000, ge=100)
+    seed: int = 0
+
+
+class Gate(Section):
+    """Tolerances that decide whether a release may be exported; judged on interval bounds, not on points."""
+
+    min_auroc: float = Field(0.6, ge=0, le=1, description="Fails where the upper bound of the label's AUROC is below.")
+    max_auroc_gap: float = Field(0.2, ge=0, le=1, description="Fails where the lower bound of a group gap is above.")
+
+
+class Export(Section):
+    """The release: which encoder, which label its head answers, and how it was checked."""
+
+    encoder: str = Field("moco", description="Name of the encoder that is released.")
+    label: str = "pneumonia"
+    parity_tolerance: float = Field(1e-4, gt=0, description="Largest |ONNX - PyTorch| on real images.")
+    version: str = "1.0"
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    ingest: Ingest = Ingest()
+    validation: Validation = Validation()
+    encoders: tuple[Encoder, ...] = (Moco(), Pixels())
+    train: Train = Train()
+    probe: Probe = Probe()
+    audit: Audit = Audit()
+    gate: Gate = Gate()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Recipe":
+        names = [encoder.name for encoder in self.encoders]
+        if len(set(names)) != len(names):
+            raise ValueError(f"each encoder is named once, not {names}")
+        if self.export.encoder not in names:
+            raise ValueError(f"the released encoder {self.export.encoder!r} is not among the encoders {names}")
+        if self.audit.label != self.export.label:
+            raise ValueError(f"audit.label {self.audit.label!r} and export.label {self.export.label!r} must agree")
+        if "pixels" not in names:
+            raise ValueError("`pixels` is the floor of the leaderboard and stays among the encoders")
+        return self
+
+    def train_of(self, name: str, modality: str) -> Train:
+        """The training section for one encoder and modality."""
+        for encoder in self.encoders:
+            if encoder.name == name:
+                return Train.model_validate({**self.train.model_dump(), "encoder": encoder, "modality": modality})
+        raise UsageError(f"the recipe has no encoder {name!r}; it has {', '.join(e.name for e in self.encoders)}")
+
+
+def compose(
+    base: dict[str, Any],
+    *,
+    layout: str,
+    encoders: Sequence[str],
+    epochs: int,
+    image_size: int,
+    seed: int,
+    label: str,
+    release_encoder: str,
+    gate_min_auroc: float,
+    gate_max_auroc_gap: float,
+) -> Recipe:
+    """A whole recipe from the few knobs of a run form and, in `base`, any others; the form's values win.
+
+    Args:
+        base: Nested values of a Recipe; `base["encoders"]` gives the sections of encoders that the form names.
+        layout: See Ingest; and so for the others.
+        encoders: Names of the encoders, in the order of the leaderboard.
+        epochs: See Train.
+        image_size: See Preprocessing.
+        seed: Of every section that has one.
+        label: Of the audit, the head and the release.
+        release_encoder: See Export.
+        gate_min_auroc: See Gate.
+        gate_max_auroc_gap: See Gate.
+
+    Raises:
+        UsageError: A value does not belong, or the released encoder is not among the encoders.
+    """
+    sections = {section["name"]: section for section in base.get("encoders", ())}
+    form: dict[str, Any] = {
+        "ingest": {"layout": layout, "preprocessing": {"size": image_size}, "seed": seed},
+        "encoders": [sections.get(name, {"name": name}) for name in encoders],
+        "train": {"epochs": epochs, "seed": seed},
+        "probe": {"seed": seed},
+        "audit": {"label": label, "seed": seed},
+        "export": {"label": label, "encoder": release_encoder},
+        "gate": {"min_auroc": gate_min_auroc, "max_auroc_gap": gate_max_auroc_gap},
+    }
+    whole: Recipe = parse(_over(base, form))
+    return whole
+
+
+def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `top` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def digest(section: Section) -> str:
+    """SHA-256 of a section's resolved values, in hex."""
+    return digest_json(section.model_dump(mode="json"))
+
+
+def parse(values: dict[str, Any], kind: type[Section] = Recipe) -> Any:
+    """Make a section of type `kind` from plain values.
+
+    Raises:
+        UsageError: A key or value does not belong; the message names each.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or kind.__name__}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise UsageError(f"the recipe does not hold together: {faults}") from error
+
+
+def read(path: str | Path, kind: type[Section] = Recipe) -> Any:
+    """Read a section of type `kind` from a YAML file.
+
+    Raises:
+        UsageError: There is no such file, it is no YAML mapping, or a key or value does not belong.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as a recipe: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a recipe: it should hold a mapping such as `ingest: {{layout: nih}}`")
+    return parse(values, kind)

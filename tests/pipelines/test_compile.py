@@ -1,0 +1,69 @@
+"""The compiled pipeline: what the Kubeflow UI is given."""
+
+import pytest
+import yaml
+
+from pipelines import compile as compiling
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    path = compiling.write(tmp_path_factory.mktemp("ir"))
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def test_the_run_form_has_described_parameters_with_defaults(documents):
+    form = documents[0]["root"]["inputDefinitions"]["parameters"]
+    asked = {
+        "source", "revision", "layout", "encoders", "epochs", "image_size", "seed", "label", "release_encoder",
+        "gate_min_auroc", "gate_max_auroc_gap",
+    }  # fmt: skip
+    assert asked <= set(form)
+    for name in asked:
+        assert form[name]["description"], name
+    assert "defaultValue" not in form["source"]
+    assert form["epochs"]["defaultValue"] == 20
+
+
+def test_reports_are_typed_artifacts(documents):
+    shown = {
+        artifact["artifactType"]["schemaTitle"]
+        for component in documents[0]["components"].values()
+        for artifact in component.get("outputDefinitions", {}).get("artifacts", {}).values()
+    }
+    assert {
+        "system.Dataset", "system.Model", "system.Metrics", "system.ClassificationMetrics", "system.HTML",
+        "system.Markdown",
+    } <= shown  # fmt: skip
+
+
+def test_training_asks_for_a_gpu_node_and_retries(documents):
+    ir, platform = documents
+    executors = ir["deploymentSpec"]["executors"]
+    assert "accelerator" in executors["exec-train"]["container"]["resources"]
+    assert "accelerator" not in executors["exec-validate"]["container"].get("resources", {})
+    on_cluster = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert on_cluster["exec-train"]["nodeSelector"]
+    assert on_cluster["exec-train"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+    loop = next(c for name, c in ir["components"].items() if name.startswith("comp-for-loop"))
+    assert loop["dag"]["tasks"]["train"]["retryPolicy"]["maxRetryCount"] == 2
+
+
+def test_nothing_that_trains_can_start_before_the_verdict(documents):
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    assert "require" in tasks["plan"]["dependentTasks"]
+    loop = next(task for name, task in tasks.items() if name.startswith("for-loop"))
+    assert "plan" in loop["dependentTasks"]
+
+
+def test_what_may_not_be_reused_is_not_cached(documents):
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    assert not tasks["resolve"]["cachingOptions"].get("enableCache")
+    assert not tasks["publish"]["cachingOptions"].get("enableCache")
+    assert tasks["ingest"]["cachingOptions"]["enableCache"]
+
+
+def test_components_run_in_images_that_have_hilum_and_install_nothing(documents):
+    for name, executor in documents[0]["deploymentSpec"]["executors"].items():
+        assert "hilum-python-" in executor["container"]["image"], name
+        assert "pip install" not in " ".join(executor["container"]["command"]), name
