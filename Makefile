@@ -1,5 +1,7 @@
 # hilum: `make demo` shows the whole way once; `make test` proves it. `make help` lists the rest.
 SHELL := /bin/bash
+# Folders of the checkout (docker/) must not stand for Python modules of that name.
+export PYTHONSAFEPATH := 1
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,11 +35,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/dvc pull --quiet data.dvc
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 test-all: $(STAMP)
 	@$(BIN)/dvc pull --quiet data.dvc
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/pytest -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

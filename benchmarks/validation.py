@@ -18,6 +18,7 @@ from hilum.data.layouts import chexpert
 from hilum.data.manifest import assign_splits, conform
 from hilum.data.store import DatasetFacts
 from hilum.data.tables import read_table
+from hilum.data.vocabulary import CHEXPERT_FINDINGS
 from hilum.recipe import Preprocessing
 
 LIMIT_SECONDS = 10.0
@@ -33,7 +34,7 @@ def manifest_of(path: Path, seed: int = 0) -> tuple[pd.DataFrame, DatasetFacts]:
     rows["pixel_std"] = random.uniform(40, 70, n)
     rows["pixel_min"], rows["pixel_max"], rows["saturated_share"] = 0.0, 255.0, random.uniform(0, 0.02, n)
     rows["o2_saturation_pct"] = np.where(random.random(n) < 0.3, np.nan, random.uniform(80, 100, n))
-    labels = tuple(chexpert.CHEXPERT_FINDINGS.values())
+    labels = tuple(CHEXPERT_FINDINGS.values())
     manifest = conform(rows, labels, ("o2_saturation_pct",))
     facts = DatasetFacts(
         layout="chexpert",

@@ -11,7 +11,8 @@ def ingest(source: str, revision: str, digest: str, code: str, recipe: dict, dat
     import tempfile
     from pathlib import Path
 
-    from hilum.data import ingest, source as sources
+    from hilum.data import ingest
+    from hilum.data import source as sources
     from hilum.recipe import Recipe
 
     with tempfile.TemporaryDirectory() as scratch:

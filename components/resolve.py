@@ -25,7 +25,7 @@ def resolve(
     """Name the data by content, the code by revision and the recipe in full: the cache keys of every later step."""
     from hilum import identity
     from hilum.data import source as sources
-    from hilum.recipe import compose
+    from hilum.recipe import compose, plain
 
     whole = compose(
         recipe,
@@ -39,4 +39,4 @@ def resolve(
         gate_min_auroc=gate_min_auroc,
         gate_max_auroc_gap=gate_max_auroc_gap,
     )
-    return (sources.resolve(source, revision).digest, identity.code_revision(), whole.model_dump(mode="json"))
+    return (sources.resolve(source, revision).digest, identity.code_revision(), plain(whole))

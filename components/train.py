@@ -8,14 +8,14 @@ from components.images import AUDIT, TRAIN
 
 
 @dsl.component(base_image=AUDIT, install_kfp_package=False)
-def plan(dataset: dsl.Input[dsl.Dataset], passed: str, recipe: dict) -> List[dict]:
-    """One training per encoder of the recipe and modality of the dataset."""
+def plan(dataset: dsl.Input[dsl.Dataset], passed: str, code: str, recipe: dict) -> List[dict]:
+    """One job per encoder of the recipe and modality of the dataset, each with all that its steps are told."""
     from hilum.data.store import Dataset
-    from hilum.recipe import Recipe
+    from hilum.recipe import Recipe, plain
 
     whole = Recipe.model_validate(recipe)
     return [
-        whole.train_of(encoder.name, modality).model_dump(mode="json")
+        {"code": code, "recipe": plain(whole), "train": plain(whole.train_of(encoder.name, modality))}
         for modality in sorted(Dataset.open(dataset.path).modalities, reverse=True)
         for encoder in whole.encoders
     ]

@@ -1,6 +1,6 @@
 """What `make demo` shows: the whole way, from the embedded dataset's revision to answered images.
 
-    python -m pipelines.demo --out out/demo
+python -m pipelines.demo --out out/demo
 """
 
 import argparse
@@ -32,7 +32,9 @@ def main() -> None:
 
 def train(out: Path) -> None:
     """Run the training pipeline on the revision of the embedded dataset that is checked out."""
-    print(f"Training pipeline on the embedded dataset. {layouts.read('phantom', CHECKOUT / 'data').caution}\n", flush=True)
+    print(
+        f"Training pipeline on the embedded dataset. {layouts.read('phantom', CHECKOUT / 'data').caution}\n", flush=True
+    )
     recipe = HERE / "recipes" / "demo.yaml"
     done = subprocess.run(
         [sys.executable, "-m", "hilum.cli", "run", "--source", str(CHECKOUT), "--revision", "HEAD",
@@ -48,11 +50,11 @@ def answer(releases: list[Path], port: int) -> None:
     print("\nTorchServe on " + ", ".join(path.name for path in releases), flush=True)
     with torchserve.start(releases, port=port, workers=1, serving=serving.FOLDER) as server:
         for model, image in (
-            ("embeddings", "xr-pneumonia.png"),
-            ("pneumonia", "xr-pneumonia.png"),
-            ("pneumonia", "xr-normal.png"),
-            ("embeddings", "mr-axial.png"),
-            ("pneumonia", "mr-axial.png"),
+            ("embeddings", "xray-pneumonia.png"),
+            ("pneumonia", "xray-pneumonia.png"),
+            ("pneumonia", "xray-normal.png"),
+            ("embeddings", "brain-axial.png"),
+            ("pneumonia", "brain-axial.png"),
         ):
             status, body = server.post(model, (EXAMPLES / image).read_bytes())
             print(f"\nPOST /predictions/{model} < {image}: {status}")

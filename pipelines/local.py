@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ _STARTED: Final = re.compile(r"Executing task '([\w-]+)'")
 _ENDED: Final = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _REUSED: Final = re.compile(r"Task ([\w-]+) cache hit")
 _RAISED: Final = re.compile(r"hilum\.errors\.\w+: (.+)")
+_BROKE: Final = re.compile(r"Task [\w-]+ failed with exception: (.+)")  # KFP's own trouble, not a step's
 _BAR: Final = re.compile(r"^\s*\S.*\d+%\|")
 _STAMP: Final = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - \w+ - ")
 
@@ -79,7 +81,8 @@ def releases(out: Path) -> list[Path]:
 
 def _environment() -> dict[str, str]:
     """The child's environment: a terminal for progress bars, and cores shared among the two steps KFP runs at once."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # Without PYTHONSAFEPATH the checkout's docker/ folder would stand for the Python module that KFP looks for.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2)))
     if sys.stderr.isatty():
         environment[TERMINAL] = os.ttyname(sys.stderr.fileno())
@@ -96,17 +99,17 @@ def _logged(child: "subprocess.Popen[str]", log: Any) -> Iterator[str]:
 
 def _show(lines: Iterator[str]) -> str | None:
     """Print one line per step; return what the last failing step said."""
-    since: dict[str, float] = {}
+    since: dict[str, list[float]] = defaultdict(list)  # steps of a loop share a name; the first begun ends first
     said = None
     for line in lines:
-        if found := _RAISED.search(line):
+        if found := _RAISED.search(line) or _BROKE.search(line):
             said = found[1]
         elif found := _REUSED.search(line):
             _line(found[1], "reused")
         elif found := _STARTED.search(line):
-            since[found[1]] = time.monotonic()
+            since[found[1]].append(time.monotonic())
         elif found := _ENDED.search(line):
-            seconds = time.monotonic() - since.pop(found[1], time.monotonic())
+            seconds = time.monotonic() - since[found[1]].pop(0)
             _line(found[1], f"{seconds:6.1f} s" if found[2] == "SUCCESS" else f"FAILED after {seconds:.1f} s")
         elif _BAR.search(line) and TERMINAL not in os.environ and not sys.stderr.isatty():
             print("   " + line.strip(), flush=True)

@@ -18,15 +18,17 @@ from components.publish import publish
 from components.resolve import resolve
 from components.train import plan, train
 from components.validate import require, validate
+from pipelines import gpu_pool
 
 NAME = "hilum-training"
 
 
-def _on_gpu(task: dsl.PipelineTask, gpus: int, gpu_type: str, node_selector: Dict[str, str]) -> None:
-    """Ask for GPU nodes, and try again where a node is taken away."""
-    task.set_accelerator_type(gpu_type).set_accelerator_limit(gpus)
-    kubernetes.add_node_selector_json(task, node_selector)
-    kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+def _on_gpu(task: dsl.PipelineTask) -> None:
+    """Ask for nodes of the GPU pool, and try again where a node is taken away."""
+    task.set_accelerator_type(gpu_pool.RESOURCE).set_accelerator_limit(gpu_pool.COUNT)
+    for label, value in gpu_pool.NODE_LABELS.items():
+        kubernetes.add_node_selector(task, label, value)
+    kubernetes.add_toleration(task, key=gpu_pool.RESOURCE, operator="Exists", effect="NoSchedule")
     kubernetes.empty_dir_mount(task, volume_name="dshm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi")
     task.set_retry(num_retries=2, backoff_duration="5s", backoff_factor=2.0, backoff_max_duration="300s")
 
@@ -36,7 +38,7 @@ def training_pipeline(
     source: str,
     revision: str = "",
     layout: str = "phantom",
-    encoders: List[str] = ["moco", "pixels"],  # noqa: B006  KFP reads the default, nothing mutates it
+    encoders: List[str] = ["moco", "pixels"],  # noqa: B006 - KFP reads the default, nothing mutates it
     epochs: int = 20,
     image_size: int = 64,
     seed: int = 0,
@@ -46,9 +48,6 @@ def training_pipeline(
     gate_max_auroc_gap: float = 0.2,
     recipe: Dict[str, str] = {},  # noqa: B006
     shelf: str = "",
-    gpus: int = 1,
-    gpu_type: str = "nvidia.com/gpu",
-    node_selector: Dict[str, str] = {},  # noqa: B006
 ):
     """Validate, train, judge, compare, gate and export.
 
@@ -67,9 +66,6 @@ def training_pipeline(
         gate_max_auroc_gap: The gate fails where even the lower bound of an AUROC gap between groups is greater.
         recipe: Any other knob of a recipe, as nested JSON (see pipelines/recipes).
         shelf: A folder (a mounted volume on a cluster) to which reports and releases are copied; empty for none.
-        gpus: GPUs of each training and embedding step.
-        gpu_type: The resource name of the GPUs.
-        node_selector: Labels of the GPU node pool, such as {"pool": "gpu"}.
     """
     told = resolve(
         source=source,
@@ -95,16 +91,20 @@ def training_pipeline(
     verdict = validated.outputs["verdict"]
     shown = publish(results=verdict, shelf=shelf, place="").set_caching_options(False)
     passed = require(ok=validated.outputs["Output"], verdict=verdict).after(shown)
-    plans = plan(dataset=dataset, passed=passed.output, recipe=whole)
+    plans = plan(dataset=dataset, passed=passed.output, code=code, recipe=whole)
 
-    with dsl.ParallelFor(plans.output) as one:
-        trained = train(dataset=dataset, code=code, recipe=one)
-        embedded = embed(dataset=dataset, encoder=trained.outputs["encoder"], code=code)
+    with dsl.ParallelFor(plans.output) as job:
+        # Within the loop only the job's own fields and artifacts are used: KFP 2.17's local runner silently puts the
+        # loop's item in place of any other step's output parameter.
+        trained = train(dataset=dataset, code=job.code, recipe=job.train)
+        embedded = embed(dataset=dataset, encoder=trained.outputs["encoder"], code=job.code)
         for task in (trained, embedded):
-            _on_gpu(task, gpus, gpu_type, node_selector)
+            _on_gpu(task)
         vectors = embedded.outputs["vectors"]
-        probed = probe(dataset=dataset, vectors=vectors, code=code, recipe=whole)
-        audited = audit(dataset=dataset, vectors=vectors, scores=probed.outputs["scores"], code=code, recipe=whole)
+        probed = probe(dataset=dataset, vectors=vectors, code=job.code, recipe=job.recipe)
+        audited = audit(
+            dataset=dataset, vectors=vectors, scores=probed.outputs["scores"], code=job.code, recipe=job.recipe
+        )
 
     # A dsl.Collected belongs to the one task that consumes it: KFP rewrites it while compiling.
     compared = compare(
@@ -124,7 +124,7 @@ def training_pipeline(
     )
     gate_verdict = gated.outputs["verdict"]
     publish(results=gate_verdict, shelf=shelf, place="").set_caching_options(False)
-    with dsl.If(gated.outputs["Output"] == True):  # noqa: E712  a KFP condition, not a Python one
+    with dsl.If(gated.outputs["Output"] == True):  # noqa: E712 - a KFP condition, not a Python one
         exported = export(
             dataset=dataset, candidate=gated.outputs["candidate"], verdict=gate_verdict, code=code, recipe=whole
         )

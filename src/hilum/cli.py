@@ -12,7 +12,7 @@ import click
 
 from hilum import __version__
 from hilum.errors import HilumError, UsageError
-from hilum.recipe import ENCODER_SECTIONS, Ingest, Recipe, compose
+from hilum.recipe import ENCODER_SECTIONS, Ingest, Recipe, compose, parse, plain
 from hilum.recipe import read as read_recipe
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -25,7 +25,7 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option("--debug", is_flag=True, help="Show the stack trace of an error.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Medical images to fair, defensible embeddings: from a dataset revision to an answered X-ray.
+    r"""Medical images to fair, defensible embeddings: from a dataset revision to an answered X-ray.
 
     \b
     The way of the data:  ingest -> validate -> train -> embed -> probe -> audit -> compare -> export -> serve
@@ -104,7 +104,8 @@ def ingest(source: str, revision: str, out: Path, workers: int | None, recipe: P
     )
     facts = dataset.facts
     click.echo(
-        f"{out}: {facts.n_images} images of {facts.n_patients} patients, {facts.n_rejected} rejected, {facts.digest[:12]}"
+        f"{out}: {facts.n_images} images of {facts.n_patients} patients, {facts.n_rejected} rejected, "
+        f"digest {facts.digest[:12]}"
     )
 
 
@@ -114,8 +115,6 @@ def _ingest_section(section: Ingest, size: int | None, views: str | None, **flag
         changes["preprocessing"] = section.preprocessing.model_copy(update={"size": size})
     if views:
         changes["views"] = tuple(view.strip().upper() for view in views.split(","))
-    from hilum.recipe import parse
-
     changed: Ingest = parse({**section.model_dump(), **changes}, Ingest)
     return changed
 
@@ -279,12 +278,12 @@ def run(source: str, revision: str, out: Path, recipe: Path | None, **flags: Any
         "gate_min_auroc": whole.gate.min_auroc,
         "gate_max_auroc_gap": whole.gate.max_auroc_gap,
     }
-    base = whole.model_dump(mode="json")
+    base = plain(whole)
     compose(base, **form)  # refuse a wrong knob now, not in the first step
     told = {**form, "source": source, "revision": revision, "recipe": base}
     # KFP is imported by no module of hilum: the runner is a process of its own.
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local", "--launch", str(out)], input=json.dumps(told), text=True
+        [sys.executable, "-P", "-m", "pipelines.local", "--launch", str(out)], input=json.dumps(told), text=True
     )
     if done.returncode:
         sys.exit(done.returncode)

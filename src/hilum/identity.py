@@ -6,7 +6,9 @@ import os
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
+
+from typing_extensions import TypedDict  # pydantic needs this one on Python 3.11
 
 PACKAGE = Path(__file__).parent
 CODE_REVISION = "HILUM_CODE_REVISION"  # set in images, where there is neither git nor a working tree

@@ -59,12 +59,19 @@ def _length(items: Iterable[object]) -> int | None:
 
 @contextmanager
 def _stream() -> Iterator[tuple[TextIO, bool]]:
+    terminal = _terminal()
+    if terminal is None:
+        yield sys.stderr, sys.stderr.isatty()
+        return
+    with terminal:
+        yield terminal, True
+
+
+def _terminal() -> TextIO | None:
     named = os.environ.get(TERMINAL)
-    if named:
-        try:
-            with open(named, "w", encoding="utf-8") as terminal:
-                yield terminal, True
-                return
-        except OSError:
-            pass  # the terminal has gone; a step is not lost for that
-    yield sys.stderr, sys.stderr.isatty()
+    if not named:
+        return None
+    try:
+        return open(named, "w", encoding="utf-8")
+    except OSError:
+        return None  # the terminal has gone; a step is not lost for that

@@ -91,6 +91,7 @@ class Backbone(Section):
     name: Literal["resnet_small", "resnet18"] = "resnet_small"
     width: int = Field(32, ge=8, description="Channels of the first stage.")
     norm: Literal["group", "batch"] = "batch"
+    stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3 for about 64 pixels; 7x7, which halves twice, for 224.")
 
 
 class Moco(Section):
@@ -110,6 +111,7 @@ class Pixels(Section):
 
     name: Literal["pixels"] = "pixels"
     components: int = Field(128, ge=1)
+    max_images: int = Field(4096, ge=2, description="Components are computed from a sample of this many images.")
 
 
 Encoder = Annotated[Moco | Pixels, Field(discriminator="name")]
@@ -174,7 +176,7 @@ class Audit(Section):
     label: str = "pneumonia"
     groups: tuple[str, ...] = ("sex", "age_band")
     min_group: int = Field(
-        20, ge=2, description="Fewer patients with, or without, the finding in a group are 'insufficient data'."
+        20, ge=1, description="Fewer patients with, or without, the finding in a group are 'insufficient data'."
     )
     drift_distance: float = Field(
         0.1, gt=0, description="A column drifts above this distance and above what shuffled patients show."
@@ -289,6 +291,11 @@ def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 def digest(section: Section) -> str:
     """SHA-256 of a section's resolved values, in hex."""
     return digest_json(section.model_dump(mode="json"))
+
+
+def plain(section: Section) -> dict[str, Any]:
+    """A section as plain JSON values, without those that are None: KFP's parameters know no null."""
+    return section.model_dump(mode="json", exclude_none=True)
 
 
 def parse(values: dict[str, Any], kind: type[Section] = Recipe) -> Any:

@@ -18,14 +18,18 @@ import numpy as np
 import pandas as pd
 from great_expectations.checkpoint.actions import UpdateDataDocsAction
 from great_expectations.core.metric_domain_types import MetricDomainTypes
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 from great_expectations.execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
 
 from hilum import identity, recipe
-from hilum.data.manifest import pixel_digest
+from hilum.data.manifest import MODALITIES, SEXES, SPLITS, VIEWS, pixel_digest
 from hilum.data.questions import REHASHED, ROW, Question, questions
 from hilum.data.rules import MAX_ROWS, RULES
 from hilum.data.store import Dataset, DatasetFacts, write_json
@@ -39,6 +43,15 @@ VERDICT: Final = "verdict.json"
 DATA_DOCS: Final = "data_docs"
 
 _IDS: Final = ("image_id", "patient_id", "study_id", "pixel_digest", REHASHED)
+
+
+_NOUNS: Final = {"": "images", "patient_id": "patients"}  # what a number of rows, or of different ids, counts
+_VOCABULARIES: Final = {
+    "modality": MODALITIES,
+    "view": tuple(view for views in VIEWS.values() for view in views),
+    "sex": SEXES,
+    "split": SPLITS,
+}
 
 
 def validate(
@@ -130,7 +143,10 @@ def check(
 
 
 def _anonymous(manifest: pd.DataFrame, rehashed: pd.Series | None) -> pd.DataFrame:
-    """The manifest with its ids as numbers in order of appearance; blanks stay blank, and types keep their kind."""
+    """The manifest with its ids as numbers in order of appearance; blanks stay blank, and types keep their kind.
+
+    A word that is not of a column's vocabulary becomes `(other)`: where columns are shifted it may be a name.
+    """
     table = manifest.copy(deep=False)
     if rehashed is not None:
         table[REHASHED] = rehashed.to_numpy()
@@ -147,6 +163,9 @@ def _anonymous(manifest: pd.DataFrame, rehashed: pd.Series | None) -> pd.DataFra
             table[name] = pd.Series(codes).astype("str").where(~blank, table[name])
         else:
             table[name] = codes
+    for name, words in _VOCABULARIES.items():
+        if name in table:
+            table[name] = table[name].where(table[name].isna() | table[name].isin(words), "(other)")
     table[ROW] = np.arange(len(table))
     return table
 
@@ -207,8 +226,13 @@ def _run(table: pd.DataFrame, asked: list[Question], data_docs: Path | None) -> 
     """Run one suite over the table; its results, by question."""
     # A rule that meets a column of the wrong type logs a whole traceback; the check says it in a sentence.
     logging.getLogger("great_expectations").setLevel(logging.CRITICAL)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    settings = DataContextConfig(
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
+        # by default each context leaves a temporary folder behind
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+    )
+    context = gx.get_context(mode="ephemeral", project_config=settings)
     asset = context.data_sources.add_pandas("dataset").add_dataframe_asset("manifest")
     batch = asset.add_batch_definition_whole_dataframe("all rows")
     suite = context.suites.add(
@@ -272,7 +296,7 @@ def _judge(question: Question, results: list[Mapping[str, Any]]) -> Check:
 def _fault(result: Mapping[str, Any]) -> str:
     """What a failed test observed, without values of text columns: where columns are shifted they may hold names."""
     kwargs = result["expectation_config"]["kwargs"]
-    about = " and ".join(kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs)
+    about = " against ".join(kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs)
     if _broken(result):
         return f"{about or kwargs.get('rule')}: cannot be checked, a column is not of its type"
     if said := _rule_found(result):
@@ -288,7 +312,8 @@ def _fault(result: Mapping[str, Any]) -> str:
     if "mismatched" in (details := found.get("details", {})):
         kinds = [f"{kind} {', '.join(names)}" for kind, names in sorted(details["mismatched"].items())]
         return "; ".join(kinds)
-    return f"{about or 'rows'}: {found.get('observed_value')}"
+    observed = found.get("observed_value")
+    return f"{about}: {observed}" if isinstance(observed, str) else f"{observed} {_NOUNS.get(about, about)}"
 
 
 def _rule_found(result: Mapping[str, Any]) -> str:

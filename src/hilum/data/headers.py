@@ -34,8 +34,8 @@ def facts_of(path: Path) -> dict[str, Any] | None:
     Returns:
         `modality` and `view` (of the manifest's vocabulary; modality None where it is no X-ray or MR image), `sop`,
         `study`, `series`, `patient`, `issuer` (as in the header), `number` (of the instance), `position_mm` (along the
-        slice's normal), `institution`, `scanner`, `sex`, `age_years`, `time_days` (days since an epoch, with the time of
-        day as fraction); unknown values are NaN.
+        slice's normal), `institution`, `scanner`, `sex`, `age_years`, `time_days` (days since an epoch, with the time
+        of day as fraction); unknown values are NaN.
     """
     try:
         # pydicom warns of values that break the standard; they are unknown here, and the warning would name them.

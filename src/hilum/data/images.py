@@ -84,9 +84,9 @@ def decode(content: bytes) -> Decoded:
     if content.startswith(_JPEG):
         return Decoded(_jpeg(content), None, None)
     if is_dicom(content):
-        from hilum.data import dicom_pixels  # pydicom takes a quarter of a second; sets of PNGs never need it
+        from hilum.data.dicom_pixels import read  # pydicom takes a quarter of a second; sets of PNGs never need it
 
-        return Decoded(*dicom_pixels.read(content, MAX_PIXELS))
+        return Decoded(*read(content, MAX_PIXELS))
     known = next(
         (name for magic, name in _KNOWN_BUT_NOT_READ if content.startswith(magic)), "no image that hilum knows"
     )
@@ -131,28 +131,40 @@ def preprocess(pixels: "Pixels", numbers: "Preprocessing") -> NDArray[np.uint8]:
 
 def fit(pixels: "Pixels", size: int, pad_value: int) -> NDArray[np.uint8]:
     """`preprocess`, its numbers given one by one."""
-    if pixels.ndim != 2 or not pixels.size:
-        raise ImageError(f"pixels of shape {pixels.shape} are no grey image; (H, W) was expected", "corrupt")
+    square = np.full((size, size), pad_value, dtype=np.uint8)
+    square[content_box(pixels.shape, size)] = np.asarray(resize(pixels, size))
+    return square
+
+
+def resize(pixels: "Pixels", size: int) -> Image.Image:
+    """The 8-bit grey image that fills `content_box`: what `fit` makes, without the padding.
+
+    Raises:
+        ImageError: As `preprocess`.
+    """
     rows, columns = content_box(pixels.shape, size)
     shape = (columns.stop - columns.start, rows.stop - rows.start)  # Pillow's order: width, height
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    resized = np.asarray(image.resize(shape, Image.Resampling.BILINEAR) if image.size != shape else image)
-    if resized.dtype != np.uint8:
-        if not np.isfinite(resized).all():
-            raise ImageError("the image has values that are not finite", "corrupt")
-        resized = np.clip(resized * 255.0 + 0.5, 0, 255).astype(np.uint8)
-    if resized.shape == (size, size):
-        return np.array(resized)
-    square = np.full((size, size), pad_value, dtype=np.uint8)
-    square[rows, columns] = resized
-    return square
+    if image.size != shape:
+        image = image.resize(shape, Image.Resampling.BILINEAR)
+    if image.mode == "L":
+        return image
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise ImageError("the image has values that are not finite", "corrupt")
+    return Image.fromarray(np.clip(values * 255.0 + 0.5, 0, 255).astype(np.uint8))
 
 
 def content_box(shape: tuple[int, ...], size: int) -> tuple[slice, slice]:
     """Where the image of `shape` (H, W) lies in the square of side `size`: the rows and columns that are not padding.
 
     The longer side fills the square; an odd pixel of padding goes to the bottom or right.
+
+    Raises:
+        ImageError: The shape is not that of a two-dimensional image.
     """
+    if len(shape) != 2 or 0 in shape:
+        raise ImageError(f"pixels of shape {shape} are no grey image; (H, W) was expected", "corrupt")
     height, width = shape
     longer = max(height, width)
     box = []

@@ -11,28 +11,14 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
+from hilum.data import units
 from hilum.data.manifest import IDENTITY, MODALITIES, PIXELS, SEXES, SPLITS, UNCERTAIN, VIEWS
+from hilum.data.rules import READS
 from hilum.data.store import DatasetFacts
 from hilum.recipe import Validation
 
 ROW: Final = "row_number"  # columns that validation adds to its copy of the manifest
-REHASHED: Final = "pixel_digest_found"
-
-# Plausible ranges by the unit that a covariate's name ends in. Wide: outside of them a value is a slip of the pen or
-# another unit (Fahrenheit, kilopascal), not a sick patient.
-RANGES: Final[dict[str, tuple[float, float]]] = {
-    "_pct": (0, 100),
-    "_per_min": (0, 350),
-    "_celsius": (25, 45),
-    "_fahrenheit": (77, 113),
-    "_mmhg": (0, 400),
-    "_kg": (0.2, 650),
-    "_cm": (20, 275),
-    "_years": (0, 120),
-    "_1e9_per_l": (0, 1000),  # blood cells; leukaemia reaches hundreds
-    "_share": (0, 1),
-}
-ANY_NUMBER: Final = (-1e9, 1e9)  # for units not listed: at least finite, and no sentinel such as 1e30
+REHASHED: Final = "digest_of_stored_pixels"
 
 AGES: Final = (0, 120)
 DAYS: Final = (0, 120 * 366)
@@ -265,23 +251,11 @@ def _values(facts: DatasetFacts, settings: Validation) -> Iterator[Question]:
         tuple(_in_set(name, words) for name, words in vocabularies.items()),
         "value",
     )
-    pairs = [(modality, view) for modality, views in VIEWS.items() for view in views]
-    yield Question(
-        "view_fits_modality",
+    yield _rule(
+        "views_of_another_modality",
         "Does every view belong to its modality?",
         "critical",
         "; ".join(f"{modality}: {', '.join(views)}" for modality, views in VIEWS.items()),
-        (
-            Test(
-                "ExpectColumnPairValuesToBeInSet",
-                {
-                    "column_A": "modality",
-                    "column_B": "view",
-                    "value_pairs_set": pairs,
-                    "ignore_row_if": "either_value_is_missing",
-                },
-            ),
-        ),
     )
     if facts.labels:
         yield Question(
@@ -306,8 +280,8 @@ def _values(facts: DatasetFacts, settings: Validation) -> Iterator[Question]:
             "covariate_values",
             "Is every measurement plausible for its unit?",
             "warning",
-            _ranges(facts.covariates),
-            tuple(_between(name, covariate_range(name)) for name in facts.covariates),
+            units.described(facts.covariates),
+            tuple(_between(name, units.covariate_range(name)) for name in facts.covariates),
             "value",
         )
         yield Question(
@@ -315,7 +289,7 @@ def _values(facts: DatasetFacts, settings: Validation) -> Iterator[Question]:
             "Are measurements given in the unit that their name says?",
             "critical",
             f"at most {limit:.0%} of the known values of a column implausible",
-            tuple(_between(name, covariate_range(name), mostly=1 - limit) for name in facts.covariates),
+            tuple(_between(name, units.covariate_range(name), mostly=1 - limit) for name in facts.covariates),
             "value",
         )
 
@@ -342,28 +316,14 @@ def _balance(facts: DatasetFacts, settings: Validation) -> Iterator[Question]:
         "warning",
         f"shares at most {settings.max_missing_gap:.0%} apart, among groups of {settings.min_group} patients or more",
         gaps,
-        counted="column",
+        counted="finding",
     )
-
-
-# What each rule of hilum.data.rules reads; `labels` and `columns` among its arguments come on top.
-_READS: Final[dict[str, tuple[str, ...]]] = {
-    "patients_in_two_splits": ("patient_id", "split"),
-    "duplicates_across_splits": ("pixel_digest", "split"),
-    "duplicates_within_split": ("pixel_digest", "split", "patient_id"),
-    "empty_splits": ("split",),
-    "modalities_without_split": ("modality", "split"),
-    "labels_without_cases": (),
-    "missing_by_group": ("patient_id", "sex", "site"),
-    "ages_out_of_step": ("patient_id", "age_years", "days", "study_order"),
-    "patients_of_two_sexes": ("patient_id", "sex"),
-}
 
 
 def _columns(test: Test) -> Iterable[str]:
     if test.expectation == "rule":
         arguments = test.kwargs["arguments"]
-        return (*_READS[test.kwargs["rule"]], *arguments.get("labels", ()), *arguments.get("columns", ()))
+        return (*READS[test.kwargs["rule"]], *arguments.get("labels", ()), *arguments.get("columns", ()))
     return (test.kwargs[key] for key in ("column", "column_A", "column_B") if key in test.kwargs)
 
 
@@ -387,16 +347,3 @@ def _between(column: str, bounds: tuple[float | None, float | None], mostly: flo
 
 def _in_set(column: str, allowed: Iterable[object]) -> Test:
     return Test("ExpectColumnValuesToBeInSet", {"column": column, "value_set": list(allowed)})
-
-
-def covariate_range(name: str) -> tuple[float, float]:
-    """The plausible range of a covariate by the unit that its name ends in (`o2_saturation_pct`: 0-100)."""
-    for suffix, bounds in RANGES.items():
-        if name.endswith(suffix):
-            return bounds
-    return ANY_NUMBER
-
-
-def _ranges(covariates: Iterable[str]) -> str:
-    known = {suffix for name in covariates for suffix in RANGES if name.endswith(suffix)}
-    return "; ".join(f"*{s}: {RANGES[s][0]:g} to {RANGES[s][1]:g}" for s in sorted(known)) or "finite numbers"

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from hilum.data.manifest import SPLITS
+from hilum.data.manifest import SPLITS, VIEWS
 
 MAX_ROWS: Final = 20  # as many failing rows as a verdict names
 
@@ -99,6 +99,15 @@ def modalities_without_split(table: pd.DataFrame) -> Finding:
     return Finding(words or f"{_listed(map(str, counts.index))} in every split", len(lacking))
 
 
+def views_of_another_modality(table: pd.DataFrame) -> Finding:
+    """Known views that belong to no image of that modality, such as an axial X-ray."""
+    fits = pd.Series(False, index=table.index)
+    for modality, views in VIEWS.items():
+        fits |= (table["modality"] == modality) & table["view"].isin(views)
+    failing = table["modality"].notna() & table["view"].notna() & ~fits
+    return Finding.of_rows(failing, f"{counted(int(failing.sum()), 'view')} of another modality")
+
+
 def labels_without_cases(table: pd.DataFrame, labels: Sequence[str]) -> Finding:
     """Labels that are never known, or known to be present everywhere or nowhere: no probe can learn them."""
     faults = []
@@ -148,10 +157,9 @@ def missing_by_group(
             if gap > max_gap and gap > GAP_STANDARD_ERRORS * error:
                 ends = [f"{end} {shares.loc[end, name]:.0%} of {n[end]:,} patients" for end in (most, least)]
                 faults.append(f"{name} by {group}: missing in {ends[0]}, {ends[1]}")
-    nothing = (
-        f"{counted(compared, 'comparison')}, none wider" if compared else "no two groups are large enough to compare"
-    )
-    return Finding("; ".join(faults) or nothing, len(faults))
+    if not compared:  # too little to say is a remark, not a pass
+        return Finding(f"insufficient data: no two groups of {min_group} patients or more to compare", 1)
+    return Finding("; ".join(faults) or f"{counted(compared, 'comparison')}, none wider", len(faults))
 
 
 def ages_out_of_step(table: pd.DataFrame) -> Finding:
@@ -197,9 +205,24 @@ RULES: Final[dict[str, Callable[..., Finding]]] = {
         duplicates_within_split,
         empty_splits,
         modalities_without_split,
+        views_of_another_modality,
         labels_without_cases,
         missing_by_group,
         ages_out_of_step,
         patients_of_two_sexes,
     )
+}
+
+# The columns that each rule reads; those named by its arguments `labels` and `columns` come on top.
+READS: Final[dict[str, tuple[str, ...]]] = {
+    "patients_in_two_splits": ("patient_id", "split"),
+    "duplicates_across_splits": ("pixel_digest", "split"),
+    "duplicates_within_split": ("pixel_digest", "split", "patient_id"),
+    "empty_splits": ("split",),
+    "modalities_without_split": ("modality", "split"),
+    "views_of_another_modality": ("modality", "view"),
+    "labels_without_cases": (),
+    "missing_by_group": ("patient_id", "sex", "site"),
+    "ages_out_of_step": ("patient_id", "age_years", "days", "study_order"),
+    "patients_of_two_sexes": ("patient_id", "sex"),
 }

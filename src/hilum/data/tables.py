@@ -2,7 +2,9 @@
 
 import os
 import re
+import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +19,8 @@ from hilum.progress import bar
 # the recipe's own split shares.
 VALIDATION_SHARE: Final = 0.125
 VALIDATION_SEED: Final = 0
+UNREADABLE: Final = (ValueError, OSError, EOFError, zlib.error)  # the parser errors of pandas are ValueErrors
+FOLDERS_UNDER_A_SECOND: Final = 5000  # on a slow disk; beyond, a walk shows its progress
 OLDEST_YEARS: Final = 120.0
 BLANKS: Final = ("", "n/a", "N/A", "NA", "NaN", "nan", "null", "None", "none", "-", "?", "unknown", "Unknown")
 _AGE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([YMWDymwd]?)\+?\s*$")
@@ -54,7 +58,7 @@ def read_table(path: Path, required: Iterable[str] = (), **options: Any) -> pd.D
     settings: dict[str, Any] = {"encoding": "utf-8-sig", "index_col": False, "low_memory": False, **options}
     try:
         table = pd.read_csv(path, **settings)
-    except (ValueError, OSError, EOFError) as error:  # pandas' own parser errors are ValueErrors
+    except UNREADABLE as error:
         raise SourceError(f"{path} cannot be read as a table: {str(error).strip().splitlines()[0]}") from error
     table.columns = table.columns.str.strip()
     require_columns(table, path, required)
@@ -104,9 +108,15 @@ def age_years(values: pd.Series) -> pd.Series:
 
     An open age such as `89+` (a rule of de-identification) becomes its lower bound.
     """
-    parts = values.astype("str").str.extract(_AGE)
-    years = pd.to_numeric(parts[0], errors="coerce") * parts[1].str.upper().map(_YEARS_PER)
-    return years.astype("float64").where(years.between(0, OLDEST_YEARS))
+    written = values.astype("str")
+    years = {age: _years(age) for age in written.dropna().unique()}  # few ages, many rows
+    return written.map(years).astype("float64")
+
+
+def _years(written: str) -> float:
+    age = _AGE.match(written)
+    years = float(age[1]) * _YEARS_PER[age[2].upper()] if age else np.nan
+    return years if years <= OLDEST_YEARS else np.nan
 
 
 def sex(values: pd.Series) -> pd.Series:
@@ -150,7 +160,8 @@ def files_under(source: Path, folder: str = "", suffixes: tuple[str, ...] = ()) 
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
-    with bar("look for images", unit="file") as shown:
+    with ExitStack() as stack:
+        shown = None
         for here, folders, names in os.walk(source / folder, followlinks=True):
             about = os.stat(here)
             if (about.st_dev, about.st_ino) in seen:
@@ -163,7 +174,10 @@ def files_under(source: Path, folder: str = "", suffixes: tuple[str, ...] = ()) 
             if suffixes:
                 kept = [name for name in kept if name.lower().endswith(suffixes)]
             found += [(prefix / name).as_posix() for name in kept]
-            shown.update(len(kept))
+            if shown is None and len(seen) > FOLDERS_UNDER_A_SECOND:
+                shown = stack.enter_context(bar("look for images", unit="file"))
+            if shown is not None:
+                shown.update(len(found) - shown.n)
     return sorted(found)
 
 

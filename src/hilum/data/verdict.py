@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from hilum.data.manifest import SPLITS, UNCERTAIN
 from hilum.data.rules import counted
 from hilum.data.store import MANIFEST, DatasetFacts
+from hilum.errors import CheckFailed
 from hilum.page import Html, page, table, tag
 
 _LOOK_UP: Final = f'import pandas as pd\npd.read_parquet("DATASET/{MANIFEST}").iloc[[ROW, ROW]]'
@@ -74,6 +75,16 @@ class Verdict(BaseModel):
         return f"{counts}: {counted(len(self.failed), 'critical check')} failed: {faults}"
 
 
+    def require(self) -> None:
+        """Do nothing if the dataset passed.
+
+        Raises:
+            CheckFailed: It did not; the message names the failing checks and rows.
+        """
+        if not self.ok:
+            raise CheckFailed(self.sentence)
+
+
 @dataclass(frozen=True)
 class Composition:
     """What a dataset is made of: counts only.
@@ -116,9 +127,7 @@ def render(verdict: Verdict, facts: DatasetFacts, made_of: Composition) -> str:
         lead = f"{counts}. {len(passed)} of {len(verdict.checks)} checks passed; none of the critical ones failed."
     else:
         title, css, word = "Validation: the dataset is refused", "bad", "Refused"
-        lead = (
-            f"{counts}. {counted(len(failed), 'critical check')} failed, so nothing is trained on it until put right."
-        )
+        lead = f"{counts}. {counted(len(failed), 'critical check')} failed, so nothing will be trained on it."
     sections: list[object] = [
         tag(
             "p",

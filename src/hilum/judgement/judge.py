@@ -1,4 +1,4 @@
-"""The judgement of a whole run: what the pipeline's probe, compare and gate steps call, and so does the command line."""
+"""The judgement of a whole run: what the probe, compare and gate steps of the pipeline call."""
 
 import shutil
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def probe(dataset: Path, vectors: Path, recipe: Recipe, out: Path) -> Findings:
 
     label = recipe.audit.label
     scores = probes.run(dataset, vectors, recipe.probe, out, label=label)
-    head.run(dataset, vectors, label, out)
+    head.run(dataset, vectors, label, out, recipe.probe)
     explorer.map_picture(dataset, vectors, out, label=label)
     known = scores[scores["value"].notna()]
     metrics = {f"{row.task}_{row.kernel}_{row.metric}": float(row.value) for row in known.itertuples()}

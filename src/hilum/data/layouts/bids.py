@@ -1,10 +1,10 @@
 """BIDS: any brain MRI dataset in the Brain Imaging Data Structure; slices of each anatomical volume.
 
 Reads `sub-*/[ses-*/]anat/*_T1w.nii[.gz]` (option `suffix` for `T2w`, `FLAIR`, ...) and `participants.tsv`: age, sex and
-site where it has them. BIDS does not say how labels are made: name the columns that are labels (0, 1 or `n/a`) with the
-option `labels`, numeric ones with `covariates`, each separated by commas.
-Missing: `n/a` is unknown. Quirks: sex is written M, F, m, f, male or female; an age of `89+` (de-identification) becomes
-89; participant ids may lack `sub-`; the order of sessions is known only where `sub-*/sub-*_sessions.tsv` gives
+site where it has them. BIDS does not say what is a label: name the columns that are (0, 1 or `n/a`) with the option
+`labels`, numeric ones with `covariates`, each separated by commas.
+Missing: `n/a` is unknown. Quirks: sex is written M, F, m, f, male or female; an age of `89+` (de-identification) is
+taken as 89; participant ids may lack `sub-`; the order of sessions is known only where `sub-*/sub-*_sessions.tsv` gives
 `acq_time`; `derivatives/` and `sourcedata/` are left alone; faces may have been removed, which shows in the slices.
 Option `slices`: how far along each plane's axis, from 0 to 1, separated by commas; `0.5` is the centre.
 Splits: none.

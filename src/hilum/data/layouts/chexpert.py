@@ -1,6 +1,7 @@
-"""CheXpert: 224,316 chest films of 65,240 patients of Stanford Hospital (223,414 of 64,540 for training, 234 of 200 to
-validate; the 500 studies of the test set are published apart).
+"""CheXpert: 224,316 chest films of 65,240 patients of Stanford Hospital.
 
+Counts: 223,414 images of 64,540 patients in `train.csv`, 234 of 200 in `valid.csv`; the test set of 500 studies is
+published apart and not read here.
 Labels: 14 observations, in `train.csv` by a rule-based labeller that reads the impression section of the report (its
 F1 on reports is above 0.9 for most, lower for uncertain mentions); in `valid.csv` by three radiologists, without
 uncertain or missing values. -1 is an uncertain mention, kept as -1 until a policy resolves it (`ingest.uncertain`).
@@ -25,8 +26,8 @@ import numpy as np
 import pandas as pd
 
 from hilum.data import locators, tables
-from hilum.data.vocabulary import CHEXPERT_FINDINGS
 from hilum.data.manifest import UNCERTAIN, Cohort
+from hilum.data.vocabulary import CHEXPERT_FINDINGS
 from hilum.errors import SourceError
 
 PREFIX: Final = r"^CheXpert-v1\.0[^/]*/"

@@ -12,7 +12,9 @@ Quirks: bytes that are not UTF-8; CT slices (left out here); view PA, AP, AP Sup
 from the onset of symptoms or admission and may be negative, here it gives days since the patient's first image;
 `pO2_saturation` mixes saturations in percent with partial pressures in mmHg: values outside 60-100 are unknown here,
 and some of those within are pressures. Two cases were entered twice under different patient ids with the same image
-files: such rows are taken once and the ids are merged. `site` is the last part of `location`, the country.
+files: such rows are taken once and the ids are merged. Patients 78 and 201, two published cases, have one film under
+two names, pixel for pixel; their ids are merged too, so that the film cannot be in two splits. `site` is the last part
+of `location`, the country.
 
 Citation: Cohen et al. 2020, arXiv:2006.11988. Licence: per image (column `license`: CC BY-NC-SA, CC BY, none stated).
 To get it: the GitHub repository ieee8023/covid-chestxray-dataset.
@@ -59,6 +61,7 @@ COVARIATES: Final = {
     "neutrophil_count": ("neutrophils_1e9_per_l", 0.05, 60.0),
     "lymphocyte_count": ("lymphocytes_1e9_per_l", 0.05, 30.0),
 }
+SAME_PERSON: Final = {"201": "78"}  # see above; later id, earlier id
 OUTCOMES: Final = {"survival": "survived", "intubated": "intubated", "went_icu": "went_icu"}  # Y, N or blank
 
 
@@ -164,7 +167,7 @@ def labels_of(finding: object) -> dict[str, float]:
 def _merged(patient: pd.Series, locator: pd.Series) -> pd.Series:
     """Patient ids where those that share an image file are one: the id that comes first stands for all of them."""
     first = patient.groupby(locator).transform("first")
-    alias: dict[str, str] = {}
+    alias = dict(SAME_PERSON)
 
     def root(name: str) -> str:
         while name in alias:

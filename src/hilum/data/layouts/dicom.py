@@ -1,7 +1,7 @@
 """A folder of DICOM files, as an archive or a modality exports them; everything is read from the headers.
 
-Any file that begins as DICOM does is read, whatever its name; others are passed over. X-rays (CR, DX, DR, RG) become XR,
-MR becomes MR; other modalities, reports and objects without pixels are passed over and counted.
+Any file that begins as DICOM does is read, whatever its name; others are passed over. X-rays (CR, DX, DR, RG) become
+XR, MR becomes MR; other modalities, reports and objects without pixels are passed over and counted.
 Labels: headers have none. The option `labels=FILE.csv` names a table with the column `SOPInstanceUID` (or
 `StudyInstanceUID`) and one column per label: 1, 0, -1 for uncertain, blank for unknown.
 Missing: absent, empty or unreadable attributes are unknown.
@@ -11,8 +11,8 @@ enough to be tried one by one: the option `key=FILE` names a file whose content 
 can try; without it they are keyed by a constant, which hides but does not protect. Dates give only days since the
 patient's first study. A file without PatientID counts its study as a patient.
 Quirks: ViewPosition LL and RL are lateral; blank views stay unknown. PatientAge may be 058Y, 006M, or absent, then it
-follows from PatientBirthDate. The plane of an MR slice is the one its normal is nearest to (ImageOrientationPatient). An
-MR series has many slices: its central one is taken, or all with the option `mr_slices=all`. Institution becomes
+follows from PatientBirthDate. The plane of an MR slice is the one its normal is nearest to (ImageOrientationPatient).
+An MR series has many slices: its central one is taken, or all with the option `mr_slices=all`. Institution becomes
 `site`; the attribute `scanner` is Manufacturer and model.
 Splits: none.
 

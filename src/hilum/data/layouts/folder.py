@@ -4,8 +4,8 @@ The table (option `table`, by default the only CSV at the top of the folder) has
   image        path of the image, relative to the folder: PNG, JPEG, DICOM, or NIfTI (MR only)
   patient_id   any text; images of one person share it: it decides the splits
   modality     XR or MR
-and, where known, any of `image_id, study_id, study_order, days, view, site, source, age_years, sex, split`. Further columns
-are named by options: `labels=pneumonia,edema` (values 1, 0, -1 for uncertain, blank for unknown) and
+and, where known, any of `image_id, study_id, study_order, days, view, site, source, age_years, sex, split`. Further
+columns are named by options: `labels=pneumonia,edema` (values 1, 0, -1 for uncertain, blank for unknown) and
 `covariates=o2_saturation_pct` (numbers; put the unit into the name). Other columns are left alone.
 A NIfTI volume gives its central slice in the plane that `view` names, or in all three where `view` is blank.
 Image ids: where the table gives none, an id is made from the path: `img-` and the first 16 hex digits of its BLAKE2b-64

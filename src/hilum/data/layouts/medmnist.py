@@ -15,7 +15,9 @@ To get it: Zenodo 10519652, or the Python package medmnist.
 """
 
 import zipfile
-from functools import lru_cache, partial
+import zlib
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -37,6 +39,7 @@ OTHER_MODALITY: Final = {
     "organmnist3d": "CT", "nodulemnist3d": "CT", "adrenalmnist3d": "CT", "fracturemnist3d": "CT",
     "vesselmnist3d": "MR angiography meshes", "synapsemnist3d": "electron microscopy",
 }  # fmt: skip
+UNREADABLE: Final = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 ARRAYS: Final = tuple(f"{split}_{what}" for split in SPLITS for what in ("images", "labels"))
 
 
@@ -116,46 +119,73 @@ def _file(source: Path, flag: str) -> Path:
 def _labels(path: Path, split: str) -> tuple[NDArray[np.generic], int]:
     """Labels of one split and the number of its images, from the header of their array."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            absent = [name for name in ARRAYS if name not in arrays]
+        with zipfile.ZipFile(path) as archive:
+            absent = [name for name in ARRAYS if f"{name}.npy" not in archive.namelist()]
             if absent:
                 raise SourceError(f"{path} has no array {absent[0]}; MedMNIST's have {', '.join(ARRAYS)}")
-            labels: NDArray[np.generic] = arrays[f"{split}_labels"]
-        shape, _ = _opened(path, split)[1:]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path} cannot be read as an .npz: {error}") from error
-    if len(shape) != 3:
-        raise SourceError(f"{path} has images of shape {shape}; X-rays are grey, so (N, H, W)")
+            with archive.open(f"{split}_labels.npy") as stream:
+                labels = np.lib.format.read_array(stream, allow_pickle=False)
+            with archive.open(f"{split}_images.npy") as stream:
+                shape = _shape(stream)
+    except UNREADABLE as error:
+        raise SourceError(f"{path} cannot be read as an .npz of MedMNIST: {error}") from error
     return labels, shape[0]
 
 
-@lru_cache(maxsize=4)  # one open stream per split; workers ask in order, so a compressed array is unpacked once
-def _opened(path: Path, split: str) -> tuple[IO[bytes], tuple[int, ...], int]:
-    """The stream of a split's images, their shape, and where in the stream the first one begins.
-
-    chestmnist_224 unpacks to 5.6 GB, too much to hold in each worker process; a stream is read only as far as needed.
+def _shape(stream: IO[bytes]) -> tuple[int, int, int]:
+    """Read the header of an array of images, so that the first image follows in the stream.
 
     Raises:
-        ValueError: The array is not of uint8 in C order.
+        ValueError: They are not grey images of uint8, one after the other.
     """
-    stream = zipfile.ZipFile(path).open(f"{split}_images.npy")
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
-    if fortran or dtype != np.uint8:
-        raise ValueError(f"{split}_images is not uint8 in C order")
-    return stream, shape, stream.tell()
+    if fortran or dtype != np.uint8 or len(shape) != 3:
+        raise ValueError(f"its images are {dtype} of shape {shape}, but X-rays are grey, so uint8 of shape (N, H, W)")
+    return shape
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The images of one split, open for reading one at a time.
+
+    chestmnist_224 unpacks to 5.6 GB, too much to hold in each worker process. A stream is unpacked only as far as it is
+    read, and workers ask in order, so that each unpacks it once.
+    """
+
+    archive: zipfile.ZipFile
+    stream: IO[bytes]
+    height: int
+    width: int
+    start: int  # where in the stream the first image begins
+
+
+_OPENED: Final[dict[tuple[Path, str], _Opened]] = {}  # of one archive at a time
+
+
+def _opened(path: Path, split: str) -> _Opened:
+    if (path, split) not in _OPENED:
+        for other in [key for key in _OPENED if key[0] != path]:
+            _OPENED[other].stream.close()
+            _OPENED.pop(other).archive.close()
+        archive = zipfile.ZipFile(path)
+        stream = archive.open(f"{split}_images.npy")
+        _, height, width = _shape(stream)
+        _OPENED[path, split] = _Opened(archive, stream, height, width, stream.tell())
+    return _OPENED[path, split]
 
 
 def _load(source: Path, locator: str) -> "Pixels":
     name, _, place = locator.rpartition("#")
     split, _, number = place.partition("/")
     try:
-        stream, (_, height, width), start = _opened(source / name, split)
-        stream.seek(start + int(number) * height * width)
-        content = stream.read(height * width)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        opened = _opened(source / name, split)
+        size = opened.height * opened.width
+        opened.stream.seek(opened.start + int(number) * size)
+        content = opened.stream.read(size)
+    except UNREADABLE as error:
         raise ImageError(f"the image cannot be unpacked: {error}", "corrupt") from error
-    if len(content) != height * width:
+    if len(content) != size:
         raise ImageError("the array ends before the image does", "corrupt")
-    return np.frombuffer(content, dtype=np.uint8).reshape(height, width)
+    return np.frombuffer(content, dtype=np.uint8).reshape(opened.height, opened.width)

@@ -21,8 +21,8 @@ from typing import Final
 import pandas as pd
 
 from hilum.data import locators, tables
-from hilum.data.vocabulary import NIH_FINDINGS
 from hilum.data.manifest import Cohort
+from hilum.data.vocabulary import NIH_FINDINGS
 from hilum.errors import SourceError
 
 TABLES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -41,9 +41,7 @@ def read(source: Path) -> Cohort:
     path = tables.find_file(source, TABLES, ORIGIN)
     rows = rows_of(tables.read_table(path), path)
     paths = {
-        name.rpartition("/")[2]: name
-        for name in tables.files_under(source, suffixes=(".png",))
-        if "images/" in name
+        name.rpartition("/")[2]: name for name in tables.files_under(source, suffixes=(".png",)) if "images/" in name
     }
     rows["locator"] = rows["image_id"].map(lambda name: paths.get(f"{name}.png", f"images/{name}.png"))
     rows, left_out = tables.keep_present(rows, paths.values(), source, path.name)
@@ -95,5 +93,5 @@ def rows_of(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     )
     rows["study_id"] = rows["image_id"]
     for published, name in {**NIH_FINDINGS, NO_FINDING: "no_finding"}.items():
-        rows[name] = findings[published] if published in findings else 0.0
+        rows[name] = findings.get(published, 0.0)
     return rows

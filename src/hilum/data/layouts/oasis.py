@@ -18,15 +18,19 @@ grants and the paper. To get it: sites.wustl.edu/oasisbrains, OASIS-1, the discs
 """
 
 import re
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
 from hilum.data import locators, tables
 from hilum.data.manifest import VIEWS, Cohort
-from hilum.errors import SourceError
+from hilum.errors import ImageError, SourceError
+
+if TYPE_CHECKING:
+    from hilum.data.manifest import Pixels
+    from hilum.data.volumes import Volume
 
 TABLE: Final = "oasis_cross-sectional.csv"
 ORIGIN: Final = "it lies beside the discs of OASIS-1 on sites.wustl.edu/oasisbrains"
@@ -64,7 +68,7 @@ def read(source: Path) -> Cohort:
     rows["image_id"] = rows["study_id"] + "_" + rows["view"].str.lower()
     return Cohort(
         rows=rows.sort_values("image_id", ignore_index=True),
-        load=partial(locators.load, source),
+        load=partial(_load, source),
         labels=("dementia",),
         licence="OASIS data use terms: acknowledge Marcus et al. 2007 and the grants it names",
         citation="Marcus D. S. et al. 2007, Open Access Series of Imaging Studies (OASIS): Cross-sectional MRI Data in "
@@ -125,12 +129,33 @@ def _slices(source: Path) -> list[dict[str, str]]:
 
 
 def _volumes(source: Path) -> list[dict[str, str]]:
-    found = []
+    found: list[dict[str, str]] = []
     for path in tables.files_under(source, suffixes=(VOLUME,)):
         session = re.search(r"OAS1_\d{4}_MR\d", path)
         if session:
-            found += [
-                {"study_id": session[0], "view": view, "locator": locators.slice_locator(path, view)}
-                for view in VIEWS["MR"]
-            ]
+            found += [{"study_id": session[0], "view": view, "locator": f"{path}#{view}"} for view in VIEWS["MR"]]
     return found
+
+
+def _load(source: Path, locator: str) -> "Pixels":
+    path, _, plane = locator.partition(f"{VOLUME}#")
+    if not plane:
+        return locators.load(source, locator)
+    from hilum.data.volumes import slice_plane
+
+    return slice_plane(_analyze(source / f"{path}{VOLUME}"), plane)
+
+
+@lru_cache(maxsize=1)  # the three planes of a volume follow each other
+def _analyze(path: Path) -> "Volume":
+    """An Analyze volume, as the NIfTI volume that says the same."""
+    import nibabel
+
+    from hilum.data.volumes import decode_volume
+
+    try:
+        image = nibabel.AnalyzeImage.from_filename(path)
+        nifti = nibabel.Nifti1Image(image.get_fdata(dtype="float32"), image.affine)
+    except Exception as error:  # nibabel raises errors of many kinds on damaged files
+        raise ImageError("the Analyze volume or its .hdr is missing or damaged", "corrupt") from error
+    return decode_volume(nifti.to_bytes())

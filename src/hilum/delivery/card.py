@@ -1,0 +1,147 @@
+"""The card of a release: what the model is, what it answers, how well, and for which images.
+
+It holds counts and hashes, never a patient, a file name or a path.
+"""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hilum.errors import ReleaseError
+from hilum.identity import Run
+from hilum.recipe import Preprocessing
+
+CARD: Final = "card.json"
+MODEL: Final = "encoder.onnx"
+LIMITS: Final = "limits.npz"
+GOLDEN: Final = "golden"
+EVIDENCE: Final = "evidence"
+INTENDED_USE: Final = (
+    "Research on image representations and on their fairness. Not for clinical use: not a medical device, and no "
+    "decision about a patient may rest on it."
+)
+EMBEDDINGS: Final = "embeddings"  # the question that every release answers; the other is its head's label
+NAMES: Final = {"XR": "X-ray", "MR": "MRI"}  # of modalities, in sentences
+
+
+class Part(BaseModel):
+    """A part of a card: frozen, closed to keys it does not know, and without NaN, which JSON does not have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Measured(Part):
+    """A measured number with its 95% interval and what it was measured on; None where it is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int = Field(description="Images; for sensitivity and specificity, those of that class.")
+    note: str = ""
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"insufficient data (n = {self.n})"
+        bounds = f" [{self.low:.3f}, {self.high:.3f}]" if self.low is not None and self.high is not None else ""
+        return f"{self.value:.3f}{bounds}, n = {self.n}"
+
+
+class OperatingPoint(Part):
+    """The threshold at which a probability becomes a decision, and how it did on images that did not choose it."""
+
+    threshold: float = Field(ge=0, le=1)
+    rule: str = Field(description="How it was chosen, in words.")
+    sensitivity: Measured
+    specificity: Measured
+
+
+class Calibration(Part):
+    """How scores became probabilities, and how far they can be taken as such."""
+
+    method: str
+    brier: Measured
+    expected_calibration_error: Measured
+
+
+class HeadCard(Part):
+    """The classifier on the embedding."""
+
+    label: str
+    auroc: Measured
+    operating_point: OperatingPoint
+    calibration: Calibration
+    n_positive: int = Field(description="Positive images that it was fitted on.")
+    n_negative: int
+    caveat: str = ""
+
+
+class LimitsCard(Part):
+    """The input limits (hilum.delivery.limits): what they were set on and how often they refuse a proper image."""
+
+    n_fitted: int
+    n_held_out: int
+    false_refusals: Measured = Field(description="Share of the test split's images that the limits refuse.")
+
+
+class Training(Part):
+    """What the encoder saw."""
+
+    layout: str
+    source_revision: str
+    data_digest: str
+    n_images: int
+    n_patients: int
+    licence: str
+
+
+class Parity(Part):
+    """How far ONNX Runtime is from PyTorch on real images."""
+
+    embedding: float = Field(description="Largest absolute difference of an embedding value.")
+    probability: float | None = None
+    tolerance: float
+    n: int
+    batch_sizes: tuple[int, ...]
+
+
+class ReleaseCard(Part):
+    """What `card.json` of a release says."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    version: str
+    encoder: str
+    modality: Literal["XR", "MR"]
+    dim: int
+    preprocessing: Preprocessing
+    views: tuple[str, ...] = Field(description="Views of the training images.")
+    answers: tuple[str, ...] = Field(description="What it can be asked: embeddings, and the label of its head.")
+    label: str = Field(description="The label that the recipe asked for.", pattern=r"^[a-z0-9][a-z0-9_]*$")
+    head: HeadCard | None = None
+    why_no_head: str = ""
+    limits: LimitsCard | None = Field(None, description="None where there were too few images to set limits.")
+    training: Training
+    parity: Parity
+    golden_tolerance: float = Field(description="Largest difference from the golden answers at which a server serves.")
+    run: Run
+    caution: str = ""
+    intended_use: str = INTENDED_USE
+    hilum_version: str
+
+    @classmethod
+    def load(cls, release: Path) -> "ReleaseCard":
+        """Read the card of a release folder.
+
+        Raises:
+            ReleaseError: There is none, or it is not a card.
+        """
+        try:
+            return cls.model_validate_json((release / CARD).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ReleaseError(f"{release} is not a release: it has no {CARD}; `hilum export` writes one") from error
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            raise ReleaseError(
+                f"{CARD} of the release is not a card: {where or 'it'}: {fault['msg']}; export it again"
+            ) from error

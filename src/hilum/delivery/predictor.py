@@ -1,0 +1,188 @@
+"""One release, loaded and proven: from preprocessed images to embeddings and probabilities.
+
+ONNX Runtime and numpy only. A predictor verifies the dossier of its release and answers the golden images as the
+exporting machine did, or it does not load.
+
+Shapes: B images, S x S pixels, D embedding dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from hilum.data.images import Decoded, decode, preprocess
+from hilum.delivery import dossier
+from hilum.delivery.card import GOLDEN, LIMITS, MODEL, ReleaseCard
+from hilum.delivery.limits import Limits
+from hilum.errors import ImageError, ReleaseError
+
+EXPECTED: Final = "expected.npz"
+BATCH: Final = 32  # images per run of the graph; bounds memory, not speed: convolutions cost the same per image
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release folder whose dossier holds.
+
+    Attributes:
+        path: The folder.
+        card: Its card.
+        dossier_id: SHA-256 at the end of its dossier's chain, hex.
+    """
+
+    path: Path
+    card: ReleaseCard
+    dossier_id: str
+
+    @classmethod
+    def open(cls, path: Path) -> "Release":
+        """Open a release folder and recompute its dossier.
+
+        Raises:
+            ReleaseError: It is none, or something in it is not what the dossier names.
+        """
+        dossier_id = dossier.verify(path)
+        return cls(path, ReleaseCard.load(path), dossier_id)
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """The input limits; None where the training set was too small to set any."""
+        return Limits.load(self.path / LIMITS) if self.card.limits is not None else None
+
+    @property
+    def short_id(self) -> str:
+        """The first digits of the dossier's id, as answers and logs give them."""
+        return self.dossier_id[: dossier.SHORT]
+
+    def answers(self, question: str) -> bool:
+        """Whether the release answers a question."""
+        return question in self.card.answers
+
+    def prepare(self, image: Decoded) -> NDArray[np.uint8]:
+        """The (S, S) image that the encoder was trained on, from a decoded one; refuses views it was not trained on.
+
+        Raises:
+            ImageError: `refused`, because the file says that it shows a view that the training set did not have.
+        """
+        if image.view is not None and self.card.views and image.view not in self.card.views:
+            raise ImageError(
+                f"the image is a {image.view} view, but {self.card.name} was trained on "
+                f"{', '.join(self.card.views)} only; post one of these",
+                "refused",
+            )
+        return preprocess(image.pixels, self.card.preprocessing)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the graph answers.
+
+    Attributes:
+        z_BD: Embeddings, float32.
+        probability_B: Calibrated probabilities of the label, float32; None where the release has no head.
+    """
+
+    z_BD: NDArray[np.float32]
+    probability_B: NDArray[np.float32] | None
+
+
+class Predictor:
+    """The graph of one release, proven on its golden images.
+
+    Attributes:
+        release: The release.
+    """
+
+    def __init__(self, release: Release, threads: int = 1) -> None:
+        """Load the graph; `threads` work on one image, where 1 is best for a server with a worker per core.
+
+        Raises:
+            ReleaseError: The graph does not load, does not fit the card, or answers its golden images otherwise.
+        """
+        self.release = release
+        self._session = session(release.path / MODEL, threads)
+        outputs = [output.name for output in self._session.get_outputs()]
+        wanted = ["embedding", "probability"] if release.card.head is not None else ["embedding"]
+        if outputs != wanted:
+            raise ReleaseError(f"{MODEL} of {release.card.name} gives {outputs}, but its card promises {wanted}")
+        self._prove()
+
+    @classmethod
+    def load(cls, release: Path, threads: int = 1) -> "Predictor":
+        """Open a release folder and load its graph.
+
+        Raises:
+            ReleaseError: The dossier does not hold, or the graph does not answer as it should.
+        """
+        return cls(Release.open(release), threads)
+
+    def run(self, images_BSS: NDArray[np.uint8]) -> Result:
+        """Answer preprocessed images: uint8, (B, S, S)."""
+        return infer(self._session, images_BSS)
+
+    def _prove(self) -> None:
+        """Answer the golden images, by the whole way from their bytes, and compare."""
+        card, folder = self.release.card, self.release.path / GOLDEN
+        with np.load(folder / EXPECTED, allow_pickle=False) as expected:
+            z_BD, probability_B = expected["z_BD"], expected["probability_B"]
+        result = self.run(prepare_golden([path.read_bytes() for path in golden_images(folder)], card))
+        if result.z_BD.shape != z_BD.shape:
+            raise ReleaseError(f"{card.name} answers its golden images with {result.z_BD.shape}, not {z_BD.shape}")
+        apart = float(np.abs(result.z_BD - z_BD).max())
+        if result.probability_B is not None:
+            apart = max(apart, float(np.abs(result.probability_B - probability_B).max()))
+        if not apart <= card.golden_tolerance:
+            raise ReleaseError(
+                f"{card.name} does not answer its golden images as when it was exported: it is {apart:.3g} off, "
+                f"and {card.golden_tolerance:.3g} is allowed; this machine or its libraries compute otherwise"
+            )
+
+
+def session(model: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU that does not spin while it waits.
+
+    Raises:
+        ReleaseError: The file is no graph that this ONNX Runtime can run.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only; warnings about unused initialisers say nothing to a user
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise ReleaseError(f"{model.name} cannot be run by ONNX Runtime {onnxruntime.__version__}: {error}") from error
+
+
+def infer(loaded: onnxruntime.InferenceSession, images_BSS: NDArray[np.uint8]) -> Result:
+    """Run the graph on preprocessed images, BATCH at a time: uint8, (B, S, S)."""
+    pieces = [
+        loaded.run(None, {"image": images_BSS[start : start + BATCH, None].astype(np.float32) / np.float32(255)})
+        for start in range(0, len(images_BSS), BATCH)
+    ]
+    z_BD = np.concatenate([piece[0] for piece in pieces])
+    return Result(z_BD, np.concatenate([piece[1] for piece in pieces]) if len(pieces[0]) > 1 else None)
+
+
+def prepare_golden(contents: Sequence[bytes], card: ReleaseCard) -> NDArray[np.uint8]:
+    """Golden images by the way that a request takes: decoded and preprocessed, (B, S, S)."""
+    return np.stack([preprocess(decode(content).pixels, card.preprocessing) for content in contents])
+
+
+def golden_images(folder: Path) -> list[Path]:
+    """The golden images of a release in the order of the expected answers.
+
+    Raises:
+        ReleaseError: There are none.
+    """
+    found = sorted(folder.glob("*.png"))
+    if not found:
+        raise ReleaseError("the release has no golden images, so a server cannot prove itself; export it again")
+    return found

@@ -1,0 +1,47 @@
+"""Where the arithmetic runs, in which precision, and how it is kept reproducible."""
+
+import os
+from contextlib import AbstractContextManager
+from typing import Final, Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+THREADS: Final = "OMP_NUM_THREADS"  # torch reads it at import; whoever sets it has the last word on threads
+
+
+def pick() -> torch.device:
+    """The GPU where there is one, else the CPU with one thread per usable core.
+
+    Without OMP_NUM_THREADS torch takes a thread per core of the machine; in a container or under `taskset` the process
+    may use fewer, and more threads than cores cost more than they bring.
+    """
+    if torch.cuda.is_available():
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        return torch.device("cuda")
+    if THREADS not in os.environ and torch.get_num_threads() > (cores := len(os.sched_getaffinity(0))):
+        torch.set_num_threads(cores)
+    return torch.device("cpu")
+
+
+def generator(device: torch.device, seed: int) -> torch.Generator:
+    """A random generator of its own on `device`; nothing in training draws from torch's global one."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Convolutions and matrix products in `precision`; weights, losses and statistics stay float32.
+
+    On a CPU with AVX512_BF16 bfloat16 halves the time of a step; without such instructions it is slower than float32.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def fits(n_bytes: int, device: torch.device) -> bool:
+    """Whether `n_bytes` take at most half of what is free on a GPU; on the CPU the page cache decides, so False."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return n_bytes <= free // 2

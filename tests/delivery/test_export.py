@@ -1,0 +1,169 @@
+"""Export: one graph that computes what PyTorch does, whole or not at all, with its evidence."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+from releasing import SERVING, phantom_dataset, trained
+
+from hilum.data.layouts import phantom
+from hilum.data.store import Dataset
+from hilum.delivery import export, graph
+from hilum.delivery.card import ReleaseCard
+from hilum.delivery.predictor import infer, session
+from hilum.errors import CheckFailed, DatasetError, UsageError
+from hilum.judgement.head import Head
+from hilum.learning import embedding
+from hilum.recipe import Export
+
+RECIPE = Export(encoder="pixels")
+
+
+def test_card_says_what_was_measured(xr_release, base):
+    card = ReleaseCard.load(xr_release)
+    dataset = Dataset.open(phantom_dataset(base))
+    rows = dataset.rows("XR", ("train",))
+    assert (card.name, card.modality, card.dim, card.answers) == ("xr-pixels", "XR", 12, ("embeddings", "pneumonia"))
+    assert card.training.n_images == len(rows)
+    assert card.training.n_patients == dataset.manifest.iloc[rows]["patient_id"].nunique()
+    assert card.views == ("AP", "LATERAL", "PA")
+    assert 0 < card.parity.embedding <= 1e-4
+    assert card.parity.batch_sizes == (1, 2, 7, 32)
+    assert card.parity.n == 64
+    facts = json.loads((base / "judged" / "XR" / "head.json").read_text())
+    assert card.head.operating_point.sensitivity.value == facts["test"]["sensitivity"]["value"]
+    assert card.head.operating_point.threshold == Head.load(base / "judged" / "XR").threshold
+    assert card.head.auroc.n == facts["test"]["n"]
+    assert card.limits.false_refusals.n == len(dataset.rows("XR", ("test",)))
+
+
+def test_a_modality_without_the_label_answers_embeddings_only(mr_release):
+    card = ReleaseCard.load(mr_release)
+    assert card.answers == ("embeddings",)
+    assert card.head is None
+    assert "pneumonia" in card.why_no_head
+    assert not (mr_release / "pneumonia.mar").exists()
+
+
+def test_graph_has_one_file_a_free_batch_and_no_paths(xr_release):
+    model = onnx.load(xr_release / "encoder.onnx", load_external_data=False)
+    assert [value.name for value in model.graph.output] == ["embedding", "probability"]
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert (said["name"], said["label"]) == ("xr-pixels", "pneumonia")
+    assert said["data_digest"] == "ab" * 32
+    content = (xr_release / "encoder.onnx").read_bytes()
+    assert b".py" not in content
+    assert b"/home" not in content
+    assert str(SERVING.parent).encode() not in content
+
+
+def test_no_patient_rides_in_a_release(xr_release, base):
+    ids = Dataset.open(phantom_dataset(base)).manifest[["patient_id", "image_id", "study_id"]].to_numpy().ravel()
+    for path in xr_release.rglob("*"):
+        if path.suffix in {".json", ".csv"}:
+            assert not [one for one in ids if f'"{one}"' in path.read_text()]
+    drawn = phantom.golden("XR", 4)
+    assert [path.read_bytes() for path in sorted((xr_release / "golden").glob("*.png"))] == drawn
+
+
+def test_archives_hold_the_handler_and_the_release_but_no_archive(xr_release):
+    with zipfile.ZipFile(xr_release / "pneumonia.mar") as archive:
+        names = set(archive.namelist())
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        config = archive.read("model-config.yaml").decode()
+    assert {"pneumonia.py", "releases/xr-pixels/encoder.onnx", "releases/xr-pixels/dossier.json"} <= names
+    assert not [name for name in names if name.endswith(".mar")]
+    assert manifest["model"]["modelName"] == "pneumonia"
+    assert "question: pneumonia" in config
+
+
+def test_parity_finds_a_head_and_an_encoder_that_differ(xr_release, base):
+    run, judged = trained(base, "XR")
+    module, head = embedding.onnx_module(run), Head.load(judged)
+    images = np.array(Dataset.open(phantom_dataset(base)).images[:9])
+    model = xr_release / "encoder.onnx"
+    found = graph.check_parity(model, module, head, images, 1e-4)
+    assert found.batch_sizes == (1, 2, 7)
+    result = infer(session(model), images)
+    assert found.embedding == pytest.approx(
+        np.abs(result.z_BD - embedding.embed(module, images, next(module.buffers()).device)).max(), abs=1e-7
+    )
+    other = Head(head.weight, head.bias, head.platt_a, head.platt_b + 0.01, head.threshold)
+    with pytest.raises(CheckFailed, match="differs from PyTorch"):
+        graph.check_parity(model, module, other, images, 1e-4)
+
+
+def test_the_same_release_is_kept_and_another_is_not_overwritten(xr_release, base):
+    run, judged = trained(base, "XR")
+    before = {path: path.stat().st_mtime_ns for path in xr_release.rglob("*")}
+    again = export.export(phantom_dataset(base), run, RECIPE, xr_release, serving=SERVING, scores=judged)
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == before
+    with pytest.raises(UsageError, match="another release"):
+        export.export(phantom_dataset(base), run, RECIPE, xr_release, serving=SERVING)
+
+
+def test_a_folder_with_something_else_is_left_alone(base, tmp_path):
+    run, _ = trained(base, "XR")
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(UsageError, match="not a whole release"):
+        export.export(phantom_dataset(base), run, RECIPE, tmp_path, serving=SERVING)
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+def test_a_gate_that_refused_is_obeyed(base, tmp_path):
+    run, judged = trained(base, "XR")
+    (tmp_path / "gate.json").write_text(
+        json.dumps({"ok": False, "criteria": [{"verdict": "fail", "reason": "the AUROC is 0.4"}]})
+    )
+    with pytest.raises(CheckFailed, match=r"the AUROC is 0\.4"):
+        export.export(
+            phantom_dataset(base), run, RECIPE, tmp_path / "r", serving=SERVING, scores=judged, verdict=tmp_path
+        )
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_does_not_belong_together_is_refused(base, tmp_path):
+    run, judged = trained(base, "XR")
+    mr_run, mr_judged = trained(base, "MR")
+    dataset = phantom_dataset(base)
+    with pytest.raises(UsageError, match=r"set export\.encoder to pixels"):
+        export.export(dataset, run, Export(), tmp_path / "r", serving=SERVING)
+    with pytest.raises(DatasetError, match="head belongs to MR pixels"):
+        export.export(dataset, run, RECIPE, tmp_path / "r", serving=SERVING, scores=mr_judged)
+    with pytest.raises(UsageError, match="answers for 'pneumonia'"):
+        export.export(
+            dataset, mr_run, Export(encoder="pixels", label="dementia"), tmp_path / "r", serving=SERVING, scores=judged
+        )
+    other = shutil.copytree(dataset, tmp_path / "other")
+    facts = json.loads((other / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**facts, "digest": "cd" * 32}))
+    with pytest.raises(DatasetError, match="another dataset"):
+        export.export(other, run, RECIPE, tmp_path / "r", serving=SERVING)
+
+
+def test_a_tolerance_that_is_not_met_leaves_nothing_behind(base, tmp_path):
+    run, _ = trained(base, "MR")
+    strict = Export(encoder="pixels", parity_tolerance=1e-12)
+    with pytest.raises(CheckFailed, match="parity_tolerance"):
+        export.export(phantom_dataset(base), run, strict, tmp_path / "r", serving=SERVING)
+    assert not (tmp_path / "r").exists()
+
+
+def test_every_modality_of_a_candidate(base, tmp_path):
+    run, judged = trained(base, "MR")
+    bundle = tmp_path / "candidate" / "MR"
+    for name, source in {"encoder": run, "scores": judged, "findings": judged}.items():
+        shutil.copytree(source, bundle / name)
+    (tmp_path / "gate.json").write_text(json.dumps({"ok": True, "criteria": []}))
+    [made] = export.export_all(
+        phantom_dataset(base), tmp_path / "candidate", tmp_path, RECIPE, tmp_path / "out", serving=SERVING
+    )
+    assert made == tmp_path / "out" / "mr-pixels"
+    assert (made / "evidence" / "gate.json").is_file()
+    with pytest.raises(UsageError, match="no candidate"):
+        export.export_all(phantom_dataset(base), bundle, tmp_path, RECIPE, tmp_path / "out2", serving=SERVING)

@@ -1,0 +1,35 @@
+"""Cores and ports."""
+
+import os
+import socket
+
+import pytest
+
+from hilum.delivery import machine
+from hilum.errors import UsageError
+
+
+def test_cores_are_those_that_the_control_group_leaves(tmp_path):
+    here = len(os.sched_getaffinity(0))
+    quota = tmp_path / "cpu.max"
+    assert machine.usable_cores(tmp_path / "none") == here
+    quota.write_text("max 100000\n")
+    assert machine.usable_cores(quota) == here
+    quota.write_text("50000 100000\n")
+    assert machine.usable_cores(quota) == 1
+    quota.write_text("150000 100000\n")
+    assert machine.usable_cores(quota) == min(2, here)
+
+
+def test_a_port_that_is_taken_is_refused_and_a_free_one_is_not():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} cannot be used"):
+            machine.refuse_taken("127.0.0.1", port)
+    free = machine.free_port("127.0.0.1", [port])
+    assert free != port
+    machine.refuse_taken("127.0.0.1", free)
+    with pytest.raises(UsageError, match="70000 is no port"):
+        machine.refuse_taken("127.0.0.1", 70000)

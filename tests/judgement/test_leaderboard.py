@@ -1,0 +1,126 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_vectors import make_vectors
+from making import make_dataset
+
+from hilum.errors import DatasetError, UsageError
+from hilum.judgement import leaderboard, paired, probes
+from hilum.judgement.stats import auroc
+from hilum.recipe import Probe
+
+QUICK = Probe(bootstrap=200, min_cases=3, c_grid=(1.0,), kernels=("rbf",))
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory, tiny_dataset):
+    folder = tmp_path_factory.mktemp("board")
+    for encoder, signal in (("pixels", 0.5), ("strong", 4.0), ("twin", 0.5)):
+        vectors = make_vectors(tiny_dataset, folder / "vectors" / encoder, encoder, signal)
+        probes.run(tiny_dataset, vectors, QUICK, folder / encoder)
+    return folder
+
+
+def test_board_is_wide_and_starts_with_the_floor(probed, tmp_path):
+    board = leaderboard.run([probed / "strong", probed / "pixels", probed / "twin"], tmp_path)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "leaderboard.csv"), board, check_dtype=False)
+    assert list(board["encoder"]) == ["pixels", "strong", "twin"]
+    scores = pd.read_csv(probed / "strong" / "scores.csv")
+    sex = scores[(scores["task"] == "sex") & (scores["metric"] == "balanced_accuracy")].iloc[0]
+    strong = board.set_index("encoder").loc["strong"]
+    for name in ("low", "high", "n", "chance"):
+        assert strong[f"sex_balanced_accuracy_{name}"] == sex[name]
+    assert strong["sex_balanced_accuracy"] == sex["value"]
+    for stem in ("view_balanced_accuracy", "age_mae", "pneumonia_auroc", "findings_mean_auroc"):
+        assert np.isfinite(strong[stem])
+    assert np.isnan(board.set_index("encoder").loc["pixels", "age_mae_gain"])
+
+
+def test_gain_is_the_difference_and_points_to_the_better(probed, tmp_path):
+    board = leaderboard.run([probed / "strong", probed / "pixels"], tmp_path).set_index("encoder")
+    for stem, sign in (("sex_balanced_accuracy", 1), ("pneumonia_auroc", 1), ("age_mae", -1)):
+        difference = sign * (board.loc["strong", stem] - board.loc["pixels", stem])
+        assert board.loc["strong", f"{stem}_gain"] == pytest.approx(difference)
+        assert board.loc["strong", f"{stem}_gain_low"] <= difference <= board.loc["strong", f"{stem}_gain_high"]
+    assert board.loc["strong", "age_mae_gain_low"] > 0
+
+
+def test_paired_interval_by_a_naive_loop():
+    random = np.random.default_rng(0)
+    patient = np.repeat(np.arange(40), 2)
+    truth = (patient % 2).astype(float)
+    common = random.normal(size=80)  # errors that both share cancel in a paired comparison
+    a, b = truth + common + 0.3 * random.normal(size=80), 0.8 * truth + common + 0.3 * random.normal(size=80)
+    frames = [
+        pd.DataFrame({"row": np.arange(80), "patient": patient, "fold": 0, "task": "x", "truth": truth, "score": s})
+        for s in (a, b)
+    ]
+    found = paired.gain(frames[0], frames[1].sample(frac=1, random_state=0), "binary", "auroc")
+    replicates = []
+    for _ in range(2000):
+        rows = np.concatenate([np.flatnonzero(patient == p) for p in random.integers(0, 40, 40)])
+        replicates.append(auroc(truth[rows], a[rows]) - auroc(truth[rows], b[rows]))
+    assert found.value == pytest.approx(auroc(truth, a) - auroc(truth, b))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(replicates, [0.025, 0.975])), abs=0.02)
+    shorter = paired.gain(frames[0], frames[1][:70], "binary", "auroc")
+    assert "did not score the same rows" in shorter.note
+
+
+def test_pages_say_what_may_not_be_concluded(probed, tmp_path):
+    leaderboard.run([probed / "strong", probed / "pixels"], tmp_path)
+    html, text = (tmp_path / "leaderboard.html").read_text(), (tmp_path / "leaderboard.md").read_text()
+    for page in (html, text):
+        assert "no order of merit" in page
+        assert "made by a test" in page  # the dataset's caution
+        assert "better" in page
+        assert re.search(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", page)
+        assert json.loads((probed / "pixels" / "probe.json").read_text())["run"]["data_digest"] in page
+        assert "p001" not in page
+    assert not re.search(r'(src|href)="(https?:)?//', html)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_without_the_floor_there_is_no_leaderboard(probed, tmp_path):
+    with pytest.raises(UsageError, match="no `pixels` among the probes of XR"):
+        leaderboard.run([probed / "strong"], tmp_path / "out")
+    with pytest.raises(UsageError, match="no `pixels`"):
+        leaderboard.run([], tmp_path / "out")
+    with pytest.raises(UsageError, match="there twice"):
+        leaderboard.run([probed / "pixels", probed / "pixels"], tmp_path / "out")
+    with pytest.raises(DatasetError, match="holds no probe"):
+        leaderboard.run([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_like_is_compared_with_like(probed, tmp_path, tiny_dataset):
+    probes.run(
+        tiny_dataset, probed / "vectors" / "strong", QUICK.model_copy(update={"seed": 1}), tmp_path / "otherwise"
+    )
+    with pytest.raises(UsageError, match="differ in their probe recipe"):
+        leaderboard.run([probed / "pixels", tmp_path / "otherwise"], tmp_path / "out")
+    shutil.copytree(probed / "strong", tmp_path / "elsewhere")
+    said = json.loads((tmp_path / "elsewhere" / "probe.json").read_text())
+    said["run"]["data_digest"] = "f" * 64
+    (tmp_path / "elsewhere" / "probe.json").write_text(json.dumps(said))
+    with pytest.raises(UsageError, match="differ in their dataset"):
+        leaderboard.run([probed / "pixels", tmp_path / "elsewhere"], tmp_path / "out")
+
+
+def test_modalities_side_by_side_and_blanks_explained(probed, tmp_path, tiny_dataset):
+    # Made with the same seed, so with the same digest: in a run both modalities come from one dataset.
+    slices = make_dataset(tmp_path / "mr", n_patients=20, modality="MR")
+    vectors = make_vectors(slices, tmp_path / "vectors", "pixels", 1.0, modality="MR")
+    probes.run(slices, vectors, QUICK, tmp_path / "mr-pixels")
+    board = leaderboard.run([tmp_path / "mr-pixels", probed / "pixels"], tmp_path / "out")
+    assert list(board["modality"]) == ["MR", "XR"]
+    assert np.isnan(board.set_index("modality").loc["MR", "pneumonia_auroc"])
+    assert "insufficient data" in board.set_index("modality").loc["MR", "pneumonia_auroc_note"]
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "insufficient data" in text
+    assert "## MRI (MR)" in text
+    assert "nan" not in text.lower()

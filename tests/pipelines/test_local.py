@@ -1,0 +1,124 @@
+"""The pipeline on one machine: from a source folder to releases, reuse, and the stop before training."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from hilum.data.layouts import phantom
+
+RECIPE = """
+ingest: {layout: phantom, preprocessing: {size: 32}}
+encoders:
+  - {name: moco, queue_size: 64, backbone: {width: 8}}
+  - {name: pixels, components: 16}
+train: {epochs: 1, batch_size: 32}
+probe: {bootstrap: 100, kernels: [rbf], min_cases: 4}
+audit: {bootstrap: 100, min_group: 5}
+gate: {min_auroc: 0.0, max_auroc_gap: 1.0}
+"""
+
+
+def hilum_run(source, recipe, out, *more):
+    return subprocess.run(
+        [sys.executable, "-m", "hilum.cli", "run", "--source", source, "--recipe", recipe, "--out", out, *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return phantom.generate(tmp_path_factory.mktemp("source") / "phantom", patients=60, seed=1, size=32)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    return hilum_run(cohort, recipe, out), out
+
+
+def test_a_run_ends_with_reports_and_a_release_per_modality(finished):
+    done, out = finished
+    assert done.returncode == 0, done.stdout + done.stderr
+    board = pd.read_csv(out / "leaderboard.csv")
+    assert set(zip(board["modality"], board["encoder"], strict=True)) == {
+        (modality, encoder) for modality in ("XR", "MR") for encoder in ("moco", "pixels")
+    }
+    for name in ("index.html", "leaderboard.html", "validation.html", "verdict.json", "gate.json", "run.log"):
+        assert (out / name).is_file(), name
+    for folder in ("xr-moco", "mr-moco", "xr-pixels", "mr-pixels"):
+        assert (out / folder / "map.png").is_file()
+        assert (out / folder / "audit.html").is_file()
+    assert sorted(path.name for path in (out / "releases").iterdir()) == ["mr-moco", "xr-moco"]
+    assert "| XR" in done.stdout or "XR" in done.stdout
+    assert str(out / "index.html") in done.stdout
+
+
+def test_every_report_names_the_run_and_no_patient(finished, cohort):
+    _, out = finished
+    ids = set(pd.read_csv(cohort / "cohort.csv")["patient_id"].astype(str))
+    pages = [path for path in out.rglob("*.html") if ".pipeline" not in path.parts]
+    assert len(pages) >= 7
+    run = json.loads((out / "gate.json").read_text())["run"]
+    for path in pages:
+        content = path.read_text()
+        assert run["data_digest"][:12] in content, path
+        assert not [one for one in ids if f">{one}<" in content or f'"{one}"' in content], path
+
+
+def test_a_second_run_trains_nothing_again(finished, cohort, recipe):
+    _, out = finished
+    done = hilum_run(cohort, recipe, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
+    fate = {words[0]: " ".join(words[1:]) for words in lines if len(words) > 1}
+    for step in ("ingest", "validate", "train", "embed", "probe", "audit", "compare", "gate", "export"):
+        assert fate[step] == "reused", (step, fate)
+    assert fate["resolve"] != "reused"
+
+
+def test_a_bad_dataset_stops_before_training_with_its_rows_named(cohort, recipe, tmp_path):
+    source = tmp_path / "copied"
+    source.mkdir()
+    table = pd.read_csv(cohort / "cohort.csv")
+    first = table[table["modality"] == "XR"].iloc[0]
+    # The same film under many patients: duplicates across splits, which no training may see.
+    table.loc[table["modality"] == "XR", ["shard", "member"]] = first[["shard", "member"]].to_list()
+    table.to_csv(source / "cohort.csv", index=False)
+    for entry in cohort.iterdir():
+        if entry.name != "cohort.csv":
+            (source / entry.name).symlink_to(entry)
+    done = hilum_run(source, recipe, tmp_path / "out")
+    assert done.returncode == 1
+    assert "duplicate" in done.stderr
+    assert "row" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "train" not in done.stdout
+    assert (tmp_path / "out" / "validation.html").is_file()
+    assert not (tmp_path / "out" / "releases").exists()
+
+
+def test_a_gate_that_cannot_be_met_refuses_the_release(finished, cohort, recipe):
+    _, out = finished
+    strict = recipe.with_name("strict.yaml")
+    strict.write_text(RECIPE.replace("min_auroc: 0.0", "min_auroc: 1.0"))
+    refused = out.with_name("refused")
+    done = hilum_run(cohort, strict, refused)
+    verdicts = {one["verdict"] for one in json.loads((refused / "gate.json").read_text())["criteria"]}
+    assert "fail" in verdicts
+    assert done.returncode == 1
+    assert "the gate refuses" in done.stderr
+    assert not (refused / "releases").exists()

@@ -1,0 +1,124 @@
+"""Releases that tests make from drawn images, by the whole way: dataset, encoder, head, export. Once per process."""
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from hilum.data.anatomy.cohort import COVARIATES, LABELS, shots
+from hilum.data.manifest import assign_splits, conform
+from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, DatasetFacts, write_json
+from hilum.delivery import export
+from hilum.judgement import head
+from hilum.learning import embedding, training
+from hilum.recipe import Export, Pixels, Preprocessing, Train
+
+SERVING = Path(__file__).resolve().parents[1] / "serving"
+SIZE = 48
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+@cache
+def phantom_dataset(base: Path) -> Path:
+    """About 430 drawn X-rays and MRIs of 80 people, 48 px."""
+    path = base / "drawn" / "dataset"
+    path.mkdir(parents=True)
+    drawn = list(shots(patients=80, seed=11))
+    rows = pd.DataFrame([shot.row for shot in drawn])
+    rows["split"] = assign_splits(rows["patient_id"], SHARES, seed=0)
+    conform(rows, LABELS, COVARIATES).to_parquet(path / MANIFEST, index=False)
+    np.save(path / IMAGES, np.stack([shot.draw(SIZE) for shot in drawn]))
+    (path / REJECTED).write_text("image_id,reason\n", encoding="utf-8")
+    facts = DatasetFacts(
+        layout="phantom",
+        source_revision="folder",
+        source_digest="0" * 64,
+        digest="ab" * 32,
+        code_revision="test",
+        hilum_version="test",
+        preprocessing=Preprocessing(size=SIZE),
+        labels=LABELS,
+        covariates=COVARIATES,
+        n_images=len(rows),
+        n_patients=int(rows["patient_id"].nunique()),
+        n_rejected=0,
+        licence="none",
+        citation="none",
+        caution="made by a test",
+    )
+    write_json(path / FACTS, facts.model_dump(mode="json"))
+    return path
+
+
+@cache
+def trained(base: Path, modality: str) -> tuple[Path, Path]:
+    """An encoder run of `pixels`, and the folder of its head for pneumonia."""
+    dataset, run, judged = phantom_dataset(base), base / "runs" / modality, base / "judged" / modality
+    training.run(dataset, Train(encoder=Pixels(components=12), modality=modality), run)
+    embedding.run(dataset, run, base / "vectors" / modality)
+    head.run(dataset, base / "vectors" / modality, "pneumonia", judged)
+    pd.DataFrame({"task": ["sex"], "value": [0.5]}).to_csv(judged / "scores.csv", index=False)
+    return run, judged
+
+
+@cache
+def release(base: Path, modality: str) -> Path:
+    """The release of that encoder: with a head for X-rays, without for MRIs, which know no pneumonia."""
+    run, judged = trained(base, modality)
+    return export.export(
+        phantom_dataset(base),
+        run,
+        Export(encoder="pixels"),
+        base / "releases" / f"{modality.lower()}-pixels",
+        serving=SERVING,
+        scores=judged,
+    )
+
+
+def drawn_image(view: str, size: int = 96) -> np.ndarray:
+    """A drawn image of a person whom no test has trained on: uint8, (size, size)."""
+    return next(shot.draw(size) for shot in shots(patients=60, seed=12) if shot.row["view"] == view)
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    """As the bytes of a PNG or JPEG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
+
+
+def dicom(pixels: np.ndarray, modality: str = "DX", view: str = "PA") -> bytes:
+    """As the bytes of a DICOM file."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["hilum"])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    file.Modality, file.PatientID = modality, "secret-patient"
+    if view:
+        file.ViewPosition = view
+    file.Rows, file.Columns = pixels.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.BitsAllocated = file.BitsStored = 8
+    file.HighBit, file.PixelRepresentation = 7, 0
+    file.PixelData = pixels.tobytes()
+    stream = io.BytesIO()
+    file.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def photograph(size: int = 96) -> np.ndarray:
+    """Something like a holiday picture: sky, a ridge, a sun, grass."""
+    random = np.random.default_rng(3)
+    y, x = np.mgrid[0:size, 0:size] / size
+    image = 200 - 60 * y
+    image[y > 0.55 + 0.12 * np.sin(9 * x)] = 90
+    image[(x - 0.8) ** 2 + (y - 0.15) ** 2 < 0.008] = 255
+    image += (y > 0.7) * random.normal(0, 35, (size, size))
+    return np.clip(image, 0, 255).astype(np.uint8)

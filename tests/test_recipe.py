@@ -1,0 +1,97 @@
+"""Recipes: read, refused with the offending key, and named by a digest of what they resolve to."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hilum import recipe
+from hilum.errors import UsageError
+from hilum.recipe import ENCODER_SECTIONS, Preprocessing, Recipe, Section, Train
+
+
+def test_an_empty_recipe_is_the_default() -> None:
+    assert recipe.parse({}) == Recipe()
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Recipe().train.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"epoch": 3}}, r"train\.epoch: Extra inputs"),
+        ({"train": {"epochs": 0}}, r"train\.epochs: .*greater than or equal to 1"),
+        ({"ingest": {"preprocessing": {"size": "large"}}}, r"ingest\.preprocessing\.size: .*integer"),
+        ({"encoders": [{"name": "nonsuch"}]}, "encoders.0: .*nonsuch"),
+        ({"encoders": [{"name": "moco"}]}, "`pixels` is the floor"),
+        ({"encoders": [{"name": "pixels"}, {"name": "pixels"}]}, "each encoder is named once"),
+    ],
+)
+def test_what_does_not_belong_is_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe.parse(values)
+
+
+def test_every_fault_is_named_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe.parse({"train": {"epochs": 0, "batch_size": 1}, "surprise": 1})
+    assert all(name in str(caught.value) for name in ("train.epochs", "train.batch_size", "surprise"))
+
+
+def test_numbers_that_a_pipeline_made_floats_are_integers_again() -> None:
+    train = recipe.parse({"epochs": 3.0, "batch_size": 16.0}, Train)
+    assert (train.epochs, type(train.epochs)) == (3, int)
+
+
+def test_yaml_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("ingest: {layout: nih, preprocessing: {size: 64}}\ntrain: {epochs: 2}\n", encoding="utf-8")
+    read = recipe.read(path)
+    assert (read.ingest.layout, read.ingest.preprocessing.size, read.train.epochs) == ("nih", 64, 2)
+
+
+@pytest.mark.parametrize("content", ["- a list\n", "just text", "", "a: [unclosed"])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"recipe\.yaml (is not a recipe|cannot be read)"):
+        recipe.read(path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read as a recipe"):
+        recipe.read(tmp_path / "absent.yaml")
+
+
+def test_train_of_gives_an_encoder_its_section() -> None:
+    whole = recipe.parse({"encoders": [{"name": "pixels", "components": 7}, {"name": "moco"}], "train": {"epochs": 9}})
+    train = whole.train_of("pixels", "MR")
+    assert (train.encoder.name, train.encoder.components, train.modality, train.epochs) == ("pixels", 7, "MR", 9)
+    with pytest.raises(UsageError, match="has no encoder 'vae'; it has pixels, moco"):
+        whole.train_of("vae", "XR")
+
+
+def test_every_encoder_section_is_found_by_its_name() -> None:
+    for name, section in ENCODER_SECTIONS.items():
+        assert section.model_fields["name"].default == name
+        assert recipe.parse({"encoder": {"name": name}}, Train).encoder == section()
+
+
+def test_a_digest_follows_the_resolved_values() -> None:
+    assert recipe.digest(Recipe()) == recipe.digest(recipe.parse({"train": {"epochs": Train().epochs}}))
+    assert recipe.digest(Recipe()) != recipe.digest(recipe.parse({"train": {"epochs": Train().epochs + 1}}))
+    assert len(recipe.digest(Preprocessing())) == 64
+
+
+def _sections(kind: type[Section]) -> set[type[Section]]:
+    return {kind, *(deeper for below in kind.__subclasses__() for deeper in _sections(below))}
+
+
+def test_every_section_is_frozen_closed_and_explained() -> None:
+    for section in _sections(Section):
+        assert section.model_config.get("frozen") is True
+        assert section.model_config.get("extra") == "forbid"
+        assert section.__doc__, section
