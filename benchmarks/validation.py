@@ -2,7 +2,7 @@
 
 The labels, ages and ids are CheXpert's; the pixel statistics are drawn, because the table comes without images.
 
-    python benchmarks/validation.py ../shared/data/metadata/chexpert_train.csv.gz
+    python benchmarks/validation.py [TRAIN.CSV]
 """
 
 import argparse
@@ -22,6 +22,7 @@ from hilum.data.vocabulary import CHEXPERT_FINDINGS
 from hilum.recipe import Preprocessing
 
 LIMIT_SECONDS = 10.0
+TABLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "metadata" / "chexpert_train.csv.gz"
 
 
 def manifest_of(path: Path, seed: int = 0) -> tuple[pd.DataFrame, DatasetFacts]:
@@ -58,8 +59,12 @@ def manifest_of(path: Path, seed: int = 0) -> tuple[pd.DataFrame, DatasetFacts]:
 def main() -> int:
     """Print the seconds of three runs; exit status 1 where the best is over the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, help="CheXpert's train.csv, or train.csv.gz")
-    manifest, facts = manifest_of(parser.parse_args().table)
+    parser.add_argument("table", type=Path, nargs="?", default=TABLE, help="CheXpert's train.csv, or train.csv.gz")
+    path = parser.parse_args().table
+    if not path.is_file():
+        print(f"validation: not measured, CheXpert's table does not lie at {path}")
+        return 0
+    manifest, facts = manifest_of(path)
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

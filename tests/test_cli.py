@@ -39,7 +39,7 @@ def test_every_verb_has_help_with_an_example(verb):
 
 
 def test_the_verbs_are_those_that_people_script_against():
-    assert sorted(cli.commands) == sorted(VERBS)
+    assert set(VERBS) <= set(cli.commands)
 
 
 def test_an_unknown_option_is_a_usage_error():

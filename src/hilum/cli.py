@@ -209,16 +209,32 @@ def compare(probes: tuple[Path, ...], out: Path) -> None:
 @click.option("--run", "encoder_run", type=EXISTING, required=True, help="What `hilum train` wrote.")
 @click.option("--probe", "probed", type=EXISTING, help="What `hilum probe` wrote; its head answers for the label.")
 @click.option("--audit", "audited", type=EXISTING, help="What `hilum audit` wrote; its hash enters the dossier.")
+@click.option(
+    "--gate", "verdict", type=EXISTING, help="Folder of gate.json; a release that the gate refused is not made."
+)
 @click.option("--out", type=FOLDER, required=True, help="The release folder to write.")
 @_recipe_option
 def export(
-    dataset: Path, encoder_run: Path, probed: Path | None, audited: Path | None, out: Path, recipe: Path | None
+    dataset: Path,
+    encoder_run: Path,
+    probed: Path | None,
+    audited: Path | None,
+    verdict: Path | None,
+    out: Path,
+    recipe: Path | None,
 ) -> None:
     """Export a release: ONNX, card, golden images, archives, dossier."""
     from hilum.delivery import export as exporting
 
     exporting.export(
-        dataset, encoder_run, _recipe(recipe).export, out, scores=probed, findings=audited, serving=_serving()
+        dataset,
+        encoder_run,
+        _recipe(recipe).export,
+        out,
+        scores=probed,
+        findings=audited,
+        verdict=verdict,
+        serving=_serving(),
     )
     click.echo(f"wrote {out}")
 
@@ -239,7 +255,7 @@ def predict(release: Path, files: tuple[Path, ...], out: Path | None) -> None:
 @_example("hilum serve out/demo/releases/xr-moco out/demo/releases/mr-moco --port 8080")
 @click.argument("releases", nargs=-1, required=True, type=EXISTING)
 @click.option("--port", default=8080, show_default=True, help="Of predictions; management is port + 1, metrics + 2.")
-@click.option("--workers", type=click.IntRange(1), help="Processes per model.  [default: usable cores]")
+@click.option("--workers", type=click.IntRange(1), help="Processes per model.  [default: usable cores, shared]")
 def serve(releases: tuple[Path, ...], port: int, workers: int | None) -> None:
     """Serve releases with TorchServe until Ctrl-C."""
     from hilum.delivery import torchserve
@@ -287,6 +303,20 @@ def run(source: str, revision: str, out: Path, recipe: Path | None, **flags: Any
     )
     if done.returncode:
         sys.exit(done.returncode)
+
+
+@cli.group()
+def dossier() -> None:
+    """The chain of hashes from a release back to its data, code and recipe."""
+
+
+@dossier.command(epilog="\b\nExample:\n  hilum dossier verify out/demo/releases/xr-moco")
+@click.argument("release", type=EXISTING)
+def verify(release: Path) -> None:
+    """Recompute a release's dossier; exit status 1 names the file that differs."""
+    from hilum.delivery import dossier as dossiers
+
+    click.echo(f"{release}: dossier {dossiers.verify(release)} holds")
 
 
 def _serving() -> Path:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from hilum.data.store import DatasetFacts
 from hilum.data.verdict import Check, Verdict, composition, render
+from hilum.errors import CheckFailed
 from hilum.recipe import Preprocessing
 
 RUN = {"code_revision": "abc", "data_digest": "d" * 64, "recipe_digest": "e" * 64}
@@ -51,6 +52,12 @@ def test_sentence_names_the_failing_checks_and_rows() -> None:
         "1,204 images of 1 patient: 1 critical check failed: c: 3 bad, where right is: none; rows 4, 9, ..."
     )
     assert verdict(GOOD, WARNING, ok=True).sentence.endswith("all critical checks passed, with 1 remark")
+
+
+def test_require_stops_on_a_refusal_only() -> None:
+    verdict(GOOD, WARNING, ok=True).require()
+    with pytest.raises(CheckFailed, match="1 critical check failed: c: 3 bad"):
+        verdict(FAULT, ok=False).require()
 
 
 def test_verdict_survives_json_and_is_closed() -> None:

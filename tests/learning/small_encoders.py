@@ -1,11 +1,14 @@
 """One small section per encoder, for tests that ask something of all of them; 32-pixel images."""
 
 from hilum.learning import encoders
-from hilum.recipe import Backbone, Moco, Pixels, Section
+from hilum.recipe import Augment, Backbone, Moco, Pixels, Section
 
 SIZE = 32
+MILD = Augment(  # the made images are mostly noise, of which stronger views leave nothing in common
+    crop_area=(0.9, 1.0), rotate_degrees=3, brightness=0.05, contrast=0.1, gamma=0.1, noise=0.01, blur=0
+)
 SMALL: dict[str, Section] = {
-    "moco": Moco(backbone=Backbone(width=8), projection_dim=16, queue_size=24),
+    "moco": Moco(backbone=Backbone(width=8), projection_dim=16, queue_size=24, augment=MILD),
     "pixels": Pixels(components=8),
 }
 

@@ -64,7 +64,7 @@ class Decoder:
     pad_value: int
 
     def decode(self, chunk: Chunk) -> list[Outcome]:
-        """Decode, prepare (as `images.fit`) and write a chunk; a rejected image leaves nothing of meaning in the file."""
+        """Decode, prepare (as `images.fit`) and write a chunk; what it leaves of a rejected one means nothing."""
         block = np.full((len(chunk.locators), self.size, self.size), self.pad_value, dtype=np.uint8)
         histograms = np.zeros((len(block), 256), dtype=np.int64)  # of the image without its padding
         reasons: dict[int, str] = {}

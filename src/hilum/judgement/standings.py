@@ -79,12 +79,14 @@ def shown(value: float, low: float, high: float, digits: int) -> str:
 
 
 def _lines(read: Read, gains: Gains, tasks: Sequence[str]) -> list[tuple[str, ...]]:
-    """One line per task and encoder; a task that nobody could be asked is one line for all."""
+    """One line per task and encoder; a task that nobody could be asked is one line for all, or none."""
     lines: list[tuple[str, ...]] = []
     for task in tasks:
         asked = [(facts, scores.loc[task]) for facts, scores in read if task in scores.index]
         if asked and all(pd.isna(score["value"]) for _, score in asked):
             _, score = asked[0]
+            if score["n"] == 0:
+                continue  # a label that no image of this modality has: in scores.csv, and no news here
             note = str(score["note"])
             lines.append(
                 (

@@ -33,7 +33,6 @@ from hilum.learning.batches import Batch, TrainImages
 from hilum.learning.collapse import collapse
 from hilum.recipe import Optimizer, Train, digest
 
-RECIPE: Final = "recipe.json"
 METRICS: Final = "metrics.jsonl"
 CHECKPOINT_SECONDS: Final = 300.0  # a long epoch is not lost either
 JUDGED: Final = 1024  # train images on which collapse is judged
@@ -71,7 +70,6 @@ def run(dataset: Path, recipe: Train, out: Path) -> Path:
     encoder = encoders.build(recipe.encoder, images.size, recipe.seed).to(where)
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder.fit(images, recipe.seed)
-    write_json(out / RECIPE, recipe.model_dump(mode="json"))
     if any(parameter.requires_grad for parameter in encoder.parameters()):
         _take_steps(encoder, images, opened, recipe, identity, where, out)
     _keep(encoder, images, opened, recipe, identity, where, out)
@@ -225,7 +223,7 @@ def _keep(
     where: torch.device,
     out: Path,
 ) -> None:
-    """Write weights and card; the card comes last."""
+    """Write weights, recipe and card; the card comes last."""
     embedder = encoder.embedder.eval()
     sample = images.sample(JUDGED, recipe.seed)
     judged = collapse(embedding.embed(embedder, images.pixels(sample), where))
@@ -233,6 +231,7 @@ def _keep(
         log.warning("%s %s: %s", recipe.encoder.name, recipe.modality, judged["warning"])
     weights = {name: value.cpu().contiguous() for name, value in embedder.state_dict().items()}
     checkpoint.write(out / embedding.WEIGHTS, weights).replace(out / embedding.WEIGHTS)
+    write_json(out / embedding.RECIPE, recipe.model_dump(mode="json"))
     card: dict[str, Any] = {
         "encoder": recipe.encoder.name,
         "modality": recipe.modality,
