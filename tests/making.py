@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hilum.data.images import pixel_digest
 from hilum.data.manifest import conform
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, Dataset, DatasetFacts, write_json
 from hilum.recipe import Preprocessing
@@ -15,7 +16,7 @@ def make_dataset(
 ) -> Path:
     """A dataset folder whose pixels show `sex` (left brightness) and `pneumonia` (a bright patch) through noise.
 
-    Splits are 60/20/20 by patient; `pneumonia` is known for all but every tenth patient; `site` shifts contrast.
+    Splits are 60/20/20 by patient; `pneumonia` is known for all but every eleventh patient; `site` shifts contrast.
     """
     random = np.random.default_rng(seed)
     rows, images = [], []
@@ -45,10 +46,10 @@ def make_dataset(
                     "age_years": age,
                     "sex": sex,
                     "split": ("train", "train", "train", "val", "test")[patient % 5],
-                    "pneumonia": np.nan if patient % 10 == 9 else ill,
-                    "no_finding": np.nan if patient % 10 == 9 else 1.0 - ill,
-                    "o2_saturation_pct": np.nan if patient % 4 == 0 else 97.0 - 6 * ill + float(random.normal(0, 1)),
-                    "pixel_digest": f"{len(rows):032x}",
+                    "pneumonia": np.nan if patient % 11 == 10 else ill,
+                    "no_finding": np.nan if patient % 11 == 10 else 1.0 - ill,
+                    "o2_saturation_pct": np.nan if patient % 4 == 0 else min(100.0, 97.0 - 6 * ill + float(random.normal(0, 1))),
+                    "pixel_digest": pixel_digest(images[-1]),
                     "pixel_mean": float(images[-1].mean()),
                     "pixel_std": float(images[-1].std()),
                     "pixel_min": float(images[-1].min()),

@@ -10,7 +10,8 @@ import pytest
 from making import make_dataset
 
 from hilum.data.expectations import check, rehash, validate
-from hilum.data.manifest import assign_splits, conform, pixel_digest
+from hilum.data.images import pixel_digest
+from hilum.data.manifest import assign_splits, conform
 from hilum.data.store import IMAGES, MANIFEST, Dataset
 from hilum.data.units import covariate_range
 from hilum.data.verdict import Verdict

@@ -18,10 +18,9 @@ import pytest
 from PIL import Image
 
 from hilum.data.decoding import Chunk, Decoder, decode_all
-from hilum.data.images import content_box, decode_file, preprocess
+from hilum.data.images import content_box, decode_file, pixel_digest, preprocess
 from hilum.data.ingest import ingest
 from hilum.data.journal import JOURNAL
-from hilum.data.manifest import pixel_digest
 from hilum.data.store import IMAGES, MANIFEST, Dataset
 from hilum.errors import CheckFailed, DatasetError, ImageError, UsageError
 from hilum.recipe import Ingest, Preprocessing

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hilum.data.manifest import IDENTITY, assign_splits, conform, pixel_digest, resolve_uncertain
+from hilum.data.images import pixel_digest
+from hilum.data.manifest import IDENTITY, assign_splits, conform, resolve_uncertain
 from hilum.errors import DatasetError, UsageError
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}

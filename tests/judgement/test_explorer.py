@@ -75,7 +75,7 @@ def test_a_map_is_written_whole_and_twice_the_same(tiny_dataset, tmp_path):
 
 
 def test_a_map_of_mri_calls_the_view_a_plane_and_leaves_out_what_is_not_known(tmp_path):
-    folder = make_dataset(tmp_path / "mri", n_patients=10, modality="MR")
+    folder = make_dataset(tmp_path / "mri", n_patients=11, modality="MR")
     table = Dataset.open(folder).manifest
     titles = [title for title, _ in explorer._panels(table.assign(site=np.nan), None)]
     assert titles == ["plane", "sex", "age (years)", "split"]

@@ -168,3 +168,14 @@ def test_one_class_test_split_leaves_figures_blank(tmp_path):
     assert said["test"]["sensitivity"]["value"] is None
     assert "insufficient data" in said["test"]["sensitivity"]["note"]
     assert said["test"]["specificity"]["n"] == 24
+
+
+def test_an_auroc_on_a_handful_of_patients_is_not_given():
+    """One ill patient resampled is always the same patient: the interval would be narrow and mean nothing."""
+    random = np.random.default_rng(0)
+    made = head.Head(np.array([1.0]), 0.0, 1.0, 0.0, 0.5, "pneumonia", {})
+    z, patients = random.normal(size=(60, 1)), np.arange(60)
+    for n_ill, given in ((4, False), (5, True)):
+        said = head.judge(made, z, (np.arange(60) < n_ill).astype(float), patients, 100, 0)
+        assert (said["auroc"]["value"] is not None) is given
+        assert ("insufficient data" in said["auroc"]["note"]) is not given

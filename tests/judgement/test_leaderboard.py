@@ -117,7 +117,7 @@ def test_modalities_side_by_side_and_blanks_explained(probed, tmp_path, tiny_dat
     vectors = make_vectors(slices, tmp_path / "vectors", "pixels", 1.0, modality="MR")
     probes.run(slices, vectors, QUICK, tmp_path / "mr-pixels")
     board = leaderboard.run([tmp_path / "mr-pixels", probed / "pixels"], tmp_path / "out")
-    assert list(board["modality"]) == ["MR", "XR"]
+    assert list(board["modality"]) == ["XR", "MR"]
     assert np.isnan(board.set_index("modality").loc["MR", "pneumonia_auroc"])
     assert "insufficient data" in board.set_index("modality").loc["MR", "pneumonia_auroc_note"]
     text = (tmp_path / "out" / "leaderboard.md").read_text()

@@ -8,7 +8,6 @@ Processes come from a fork server: a plain fork of a process with threads (BLAS,
 This module and those it imports stay free of pandas and pydantic, which would cost each worker most of a second.
 """
 
-import hashlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hilum.data.images import content_box, resize
+from hilum.data.images import content_box, pixel_digest, resize
 from hilum.errors import DatasetError, ImageError
 
 if TYPE_CHECKING:
@@ -84,17 +83,12 @@ class Decoder:
         if os.pwrite(self._file, block.data, self.offset + chunk.first * self.size**2) != block.nbytes:
             raise DatasetError(f"the disk of {self.images.parent} is full; make room and run ingest again, it goes on")
         moments = _moments(histograms).tolist()
-        return [reasons.get(i) or [_digest(image), *moments[i]] for i, image in enumerate(block)]
+        return [reasons.get(i) or [pixel_digest(image), *moments[i]] for i, image in enumerate(block)]
 
     @cached_property
     def _file(self) -> int:
         # Opened once: a worker that outlives a killed ingest then writes to that ingest's file, never to its successor.
         return os.open(self.images, os.O_WRONLY)
-
-
-def _digest(image: NDArray[np.uint8]) -> str:
-    """As `manifest.pixel_digest`, which a worker cannot import without pandas."""
-    return hashlib.blake2b(image.data, digest_size=16).hexdigest()
 
 
 def _moments(histograms: NDArray[np.int64]) -> NDArray[np.float64]:

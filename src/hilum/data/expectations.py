@@ -29,7 +29,8 @@ from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.expectations.metrics.table_metric_provider import TableMetricProvider
 
 from hilum import identity, recipe
-from hilum.data.manifest import MODALITIES, SEXES, SPLITS, VIEWS, pixel_digest
+from hilum.data.images import pixel_digest
+from hilum.data.manifest import MODALITIES, SEXES, SPLITS, VIEWS
 from hilum.data.questions import REHASHED, ROW, Question, questions
 from hilum.data.rules import MAX_ROWS, RULES
 from hilum.data.store import Dataset, DatasetFacts, write_json

@@ -17,7 +17,7 @@ from typing import Final, TextIO
 import numpy as np
 
 from hilum.data.decoding import Outcome
-from hilum.data.manifest import pixel_digest
+from hilum.data.images import pixel_digest
 from hilum.data.store import IMAGES
 
 JOURNAL: Final = "journal.jsonl"

@@ -37,7 +37,7 @@ IDENTITY: Final = {
 }
 # Of the preprocessed image (uint8), measured by ingest so that validation reads no pixels.
 PIXELS: Final = {
-    "pixel_digest": "str",  # BLAKE2b-128 of the preprocessed pixels, hex: equal for duplicate images
+    "pixel_digest": "str",  # hilum.data.images.pixel_digest: equal for duplicate images
     "pixel_mean": "float64",  # 0-255, over the image without its padding
     "pixel_std": "float64",
     "pixel_min": "float64",
@@ -152,11 +152,6 @@ def assign_splits(patients: pd.Series, shares: Mapping[str, float], seed: int) -
 def _uniform(key: str) -> float:
     """A number in [0, 1) that depends on nothing but `key`."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
-
-
-def pixel_digest(image: NDArray[np.uint8]) -> str:
-    """BLAKE2b-128 of a preprocessed image's bytes in C order, hex: equal exactly where the pixels are."""
-    return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
 
 
 def resolve_uncertain(

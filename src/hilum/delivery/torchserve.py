@@ -227,7 +227,8 @@ def greeting(server: Server) -> str:
             *lines,
             f"  GET  http://{HOST}:{server.metrics_port}/metrics",
             f"keys (readable by you alone): {server.key_file}",
-            f'  curl -H "Authorization: Bearer {key}" --data-binary @IMAGE {server.url(server.models[-1])}',
+            f'  curl -H "Authorization: Bearer {key}" -H "Content-Type: application/octet-stream" '
+            f"--data-binary @IMAGE {server.url(server.models[-1])}",
             "Ctrl-C stops it.",
         ]
     )

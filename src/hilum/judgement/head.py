@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 WEIGHTS: Final = "head.npz"
 FACTS: Final = "head.json"
 FOLDS: Final = 5
-MIN_PATIENTS: Final = 5  # of each class in train and val; with fewer not every fold has one
+MIN_PATIENTS: Final = 5  # of each class, to fit (with fewer not every fold has one) and to give an AUROC
 FEW_PATIENTS: Final = 30  # below this a caveat rides with the head: its threshold is a rough guess
 # How embeddings are scaled and the inverse strength of the L2 penalty on them; chosen out of fold by log loss.
 SETTINGS: Final[tuple[tuple[Scaling, float], ...]] = tuple(
@@ -268,9 +268,16 @@ def judge(
     p_N = head.predict(z_ND)
     positive = y_N == 1
     error, bins = ece(y_N, p_N)
+    rarer = min(len(np.unique(patients_N[positive])), len(np.unique(patients_N[~positive])))
+    if rarer < MIN_PATIENTS:
+        # With one or two patients of a class, resampling them shows next to no spread, and the interval would lie.
+        short = f"insufficient data: patients of the rarer class: {rarer}, needed: {MIN_PATIENTS}"
+        auroc = stats.undefined(short, len(y_N), len(np.unique(patients_N)))
+    else:
+        auroc = stats.patient_bootstrap(stats.weighted_auroc, patients_N, replicates, seed, y_N, p_N)
     return {
         **_counts(y_N, patients_N),
-        "auroc": stats.patient_bootstrap(stats.weighted_auroc, patients_N, replicates, seed, y_N, p_N).facts(),
+        "auroc": auroc.facts(),
         "sensitivity": stats.proportion(p_N[positive] >= head.threshold, patients_N[positive]).facts(),
         "specificity": stats.proportion(p_N[~positive] < head.threshold, patients_N[~positive]).facts(),
         "brier": stats.patient_bootstrap(stats.weighted_mean, patients_N, replicates, seed, (p_N - y_N) ** 2).facts(),
