@@ -48,7 +48,9 @@ def make_dataset(
                     "split": ("train", "train", "train", "val", "test")[patient % 5],
                     "pneumonia": np.nan if patient % 11 == 10 else ill,
                     "no_finding": np.nan if patient % 11 == 10 else 1.0 - ill,
-                    "o2_saturation_pct": np.nan if patient % 4 == 0 else min(100.0, 97.0 - 6 * ill + float(random.normal(0, 1))),
+                    "o2_saturation_pct": np.nan
+                    if patient % 4 == 0
+                    else min(100.0, 97.0 - 6 * ill + float(random.normal(0, 1))),
                     "pixel_digest": pixel_digest(images[-1]),
                     "pixel_mean": float(images[-1].mean()),
                     "pixel_std": float(images[-1].std()),

@@ -95,3 +95,48 @@ def test_every_section_is_frozen_closed_and_explained() -> None:
         assert section.model_config.get("frozen") is True
         assert section.model_config.get("extra") == "forbid"
         assert section.__doc__, section
+
+
+FORM = {
+    "layout": "nih",
+    "encoders": ["moco", "pixels"],
+    "epochs": 3,
+    "image_size": 48,
+    "seed": 7,
+    "label": "effusion",
+    "release_encoder": "pixels",
+    "gate_min_auroc": 0.5,
+    "gate_max_auroc_gap": 0.4,
+}
+
+
+def test_the_form_wins_over_the_recipe_and_leaves_the_rest() -> None:
+    base = {
+        "train": {"epochs": 99, "batch_size": 16},
+        "encoders": [{"name": "moco", "queue_size": 12}],
+        "ingest": {"limit": 5, "preprocessing": {"size": 300, "pad_value": 9}},
+    }
+    whole = recipe.compose(base, **FORM)
+    assert (whole.train.epochs, whole.train.batch_size, whole.train.seed) == (3, 16, 7)
+    assert (whole.ingest.layout, whole.ingest.limit, whole.ingest.seed) == ("nih", 5, 7)
+    assert (whole.ingest.preprocessing.size, whole.ingest.preprocessing.pad_value) == (48, 9)
+    assert [one.name for one in whole.encoders] == ["moco", "pixels"]
+    assert whole.train_of("moco", "MR").encoder.queue_size == 12
+    assert (whole.audit.label, whole.export.label, whole.export.encoder) == ("effusion", "effusion", "pixels")
+    assert (whole.gate.min_auroc, whole.gate.max_auroc_gap) == (0.5, 0.4)
+
+
+def test_the_floor_cannot_be_left_out_of_a_form() -> None:
+    with pytest.raises(UsageError, match="floor"):
+        recipe.compose({}, **{**FORM, "encoders": ["moco"], "release_encoder": "moco"})
+
+
+def test_what_is_released_is_among_the_encoders() -> None:
+    with pytest.raises(UsageError, match="released encoder"):
+        recipe.compose({}, **{**FORM, "release_encoder": "vae"})
+
+
+def test_plain_values_have_no_null_and_make_the_same_recipe() -> None:
+    whole = recipe.compose({}, **FORM)
+    assert "limit" not in recipe.plain(whole)["ingest"]
+    assert recipe.parse(recipe.plain(whole)) == whole

@@ -107,3 +107,15 @@ def test_each_policy_resolves_only_what_is_uncertain() -> None:
     for name, value in expected.items():
         np.testing.assert_array_equal(resolved[name].to_numpy(), [1.0, 0.0, value, np.nan])
     assert labels["zeros"][2] == -1.0  # the input is left alone
+
+
+def test_the_order_in_which_shares_are_named_moves_nobody():
+    patients = pd.Series([f"p{number}" for number in range(200)])
+    one = assign_splits(patients, {"train": 0.7, "val": 0.1, "test": 0.2}, 0)
+    other = assign_splits(patients, {"test": 0.2, "val": 0.1, "train": 0.7}, 0)
+    assert one.equals(other)
+
+
+def test_a_split_of_another_name_is_refused():
+    with pytest.raises(UsageError, match="splits are train, val, test, not dev"):
+        assign_splits(pd.Series(["a"]), {"train": 0.8, "dev": 0.2}, 0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from making import make_dataset
 
+from hilum.data import store
 from hilum.data.store import FACTS, IMAGES, MANIFEST, Dataset, write_json
 from hilum.errors import DatasetError
 
@@ -77,3 +78,27 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {"n": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8"))["n"] == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["facts.json"]
+
+
+def test_results_are_copied_beside_what_lies_there_and_over_their_namesakes(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "folder").mkdir(parents=True)
+    (source / "folder" / "new").write_text("new")
+    (source / "page").write_text("new")
+    (target / "folder").mkdir(parents=True)
+    (target / "folder" / "old").write_text("old")
+    (target / "kept").write_text("kept")
+    store.copy_into(source, target)
+    assert sorted(path.relative_to(target).as_posix() for path in target.rglob("*")) == [
+        "folder",
+        "folder/new",
+        "kept",
+        "page",
+    ]
+
+
+def test_json_that_is_not_there_or_broken_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    for name in ("none.json", "broken.json"):
+        with pytest.raises(DatasetError, match=name):
+            store.read_json(tmp_path / name)

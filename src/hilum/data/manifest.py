@@ -136,11 +136,14 @@ def assign_splits(patients: pd.Series, shares: Mapping[str, float], seed: int) -
         The split of each row; every patient has one.
 
     Raises:
-        UsageError: The shares do not sum to 1.
+        UsageError: The shares do not sum to 1, or are of other splits than train, val and test.
     """
+    if set(shares) - set(SPLITS):
+        raise UsageError(f"splits are {', '.join(SPLITS)}, not {', '.join(sorted(set(shares) - set(SPLITS)))}")
     if abs(sum(shares.values()) - 1.0) > 1e-9 or any(share < 0 for share in shares.values()):
         raise UsageError(f"split shares must be non-negative and sum to 1, not {dict(shares)}")
-    names = list(shares)
+    # Not in the mapping's own order: KFP hands mappings on in any, and the same recipe must give the same splits.
+    names = [name for name in SPLITS if name in shares]
     bounds = np.cumsum([shares[name] for name in names])
     split_of = {
         patient: names[min(int(np.searchsorted(bounds, _uniform(f"{seed}/{patient}"), side="right")), len(names) - 1)]

@@ -86,8 +86,7 @@ def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], out
                 if (source / name).is_file():
                     shutil.copyfile(source / name, folder / name)
         rows.append((facts["modality"], facts["encoder"], *(_link(folder, name) for name in _REPORTS)))
-    run = read_json(scores[0] / PROBE_FACTS)["run"]
-    write_page(out / INDEX, _index(rows, run))
+    write_page(out / INDEX, _index(rows, facts["run"], facts["caution"]))
 
 
 def _link(folder: Path, name: str) -> Html:
@@ -96,14 +95,14 @@ def _link(folder: Path, name: str) -> Html:
     )
 
 
-def _index(rows: list[tuple[Any, ...]], run: dict[str, str]) -> str:
+def _index(rows: list[tuple[Any, ...]], run: dict[str, str], caution: str) -> str:
     links = Html(
         '<p><a href="leaderboard.html">Leaderboard</a> &middot; <a href="validation.html">Validation of the dataset</a>'
         ' &middot; <a href="leaderboard.csv">leaderboard.csv</a></p>'
     )
     columns = ["modality", "encoder", "map", "fairness", "drift and quality", "scores"]
     lead = "Every report of one run: the data's validation, the comparison of encoders, and each encoder's evidence."
-    return page("Reports of the run", lead, [links, tag("h2", "By encoder"), table(columns, rows)], run)
+    return page("Reports of the run", lead, [links, tag("h2", "By encoder"), table(columns, rows)], run, caution)
 
 
 def gate(
