@@ -13,12 +13,15 @@ import multiprocessing.forkserver
 import os
 import pickle
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -109,7 +112,7 @@ def cores() -> int:
 
 def warm_up() -> None:
     """Start the server that forks workers, without waiting for it; to be called while there is other work to do."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "hilum.data.locators"])
     multiprocessing.forkserver.ensure_running()
 
 
@@ -122,15 +125,17 @@ def decode_all(decoder: Decoder, chunks: Sequence[Chunk], workers: int) -> Itera
     context = multiprocessing.get_context("forkserver")
     claims = context.Value("q", 0)
     with _job_file(decoder, chunks) as job, ExitStack() as open_pipes:
-        processes, results = [], []
+        results, processes = [], []
+        senders: list[Connection] = []
         for _ in range(min(workers, len(chunks)) - 1):
             result, sender = context.Pipe(duplex=False)
             open_pipes.enter_context(result)
-            with sender:  # the worker has its own; closed here, so that its end is seen
-                process = context.Process(target=_work, args=(job, claims, sender), daemon=True)
-                process.start()
-            processes.append(process)
             results.append(result)
+            senders.append(sender)
+            processes.append(context.Process(target=_work, args=(job, claims, sender), daemon=True))
+        # The fork server answers when it has imported what it preloads; images are decoded here meanwhile.
+        starting = threading.Thread(target=_start, args=(processes, senders))
+        starting.start()
         try:
             left = len(chunks)
             while left:
@@ -155,9 +160,25 @@ def decode_all(decoder: Decoder, chunks: Sequence[Chunk], workers: int) -> Itera
                     yield chunks[done], outcomes
                     left -= 1
         finally:
+            starting.join()
             for process in processes:
                 process.terminate()  # some may not have begun yet
                 process.join()
+
+
+def _start(processes: "Sequence[multiprocessing.context.ForkServerProcess]", senders: Sequence[Connection]) -> None:
+    """Start processes that do not import the main module, as those of a fork server otherwise do: they need none of it.
+
+    Each has its own end of its pipe then; the one here is closed, so that a process's end is seen.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        for process, sender in zip(processes, senders, strict=True):
+            with sender:
+                process.start()
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager

@@ -101,7 +101,8 @@ def decode_file(path: Path) -> "Pixels":
         ImageError: As `decode`; a file that is not there or not readable counts as `empty`.
     """
     try:
-        content = path.read_bytes()
+        with open(path, "rb", buffering=0) as stream:  # read whole anyway: a buffer would only be filled and copied
+            content = stream.readall()
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror or type(error).__name__}", "empty") from error
     return decode(content).pixels

@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -60,15 +62,16 @@ def ingest(
     """
     if workers is not None and workers < 1:
         raise UsageError(f"ingest needs at least 1 worker, not {workers}")
+    processes = workers or decoding.cores()
+    if processes > 1:
+        decoding.warm_up()
+    threading.Thread(target=code_revision, daemon=True).start()  # it waits for git; known by the time it is needed
     digest = source_digest or digest_folder(source)
     record = {"recipe": recipe.model_dump(mode="json"), "source_revision": source_revision, "source_digest": digest}
     record["fingerprint"] = digest_json({**record, "code": _code_digest()})
     if (made := _made_before(out, str(record["fingerprint"]))) is not None:
         print(f"{out} was made by the same call before and is used as it is", file=sys.stderr)
         return made
-    processes = workers or decoding.cores()
-    if processes > 1:
-        decoding.warm_up()
     cohort = layouts.read(recipe.layout, source, recipe.options)
     rows, locators = plan(cohort, recipe)
     with _workplace(out) as partial:
@@ -105,7 +108,7 @@ def ingest(
         write_json(partial / RECORD, record)
         os.replace(partial, out)  # also over an empty folder
     journal.remove(out)
-    return Dataset.open(out)
+    return Dataset(out, facts, table)
 
 
 def plan(cohort: Cohort, recipe: Ingest) -> tuple[pd.DataFrame, list[str]]:
@@ -241,6 +244,7 @@ def content_digest(table: pd.DataFrame, size: int) -> str:
     return content.hexdigest()
 
 
+@cache
 def _code_digest() -> str:
     """SHA-256 of the code that makes datasets; narrower than the code revision, which other steps change too."""
     content = hashlib.sha256()
