@@ -5,9 +5,11 @@ from contextlib import AbstractContextManager
 from typing import Final, Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["float32", "bfloat16"]
 
+SAFE_CHANNELS: Final = 16  # a vector register of AVX-512 holds as many floats
 THREADS: Final = "OMP_NUM_THREADS"  # torch reads it at import; whoever sets it has the last word on threads
 
 
@@ -24,6 +26,17 @@ def pick() -> torch.device:
     if THREADS not in os.environ and torch.get_num_threads() > (cores := len(os.sched_getaffinity(0))):
         torch.set_num_threads(cores)
     return torch.device("cpu")
+
+
+def lay_out(module: nn.Module) -> None:
+    """Put weights channels last, which is faster, where every convolution has channels enough for it to be safe.
+
+    With fewer than 16 channels and more than one thread, torch 2.13's channels-last convolutions on the CPU write
+    beyond their memory in the backward pass: the process dies, or worse, does not (tests/learning/test_device.py).
+    """
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    if all(layer.out_channels >= SAFE_CHANNELS for layer in convolutions):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def generator(device: torch.device, seed: int) -> torch.Generator:

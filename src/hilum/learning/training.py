@@ -68,7 +68,7 @@ def run(dataset: Path, recipe: Train, out: Path) -> Path:
     where = device.pick()
     images = TrainImages(opened, recipe.modality, where)
     encoder = encoders.build(recipe.encoder, images.size, recipe.seed).to(where)
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device.lay_out(encoder)
     encoder.fit(images, recipe.seed)
     if any(parameter.requires_grad for parameter in encoder.parameters()):
         _take_steps(encoder, images, opened, recipe, identity, where, out)
