@@ -30,7 +30,7 @@ _ENDED: Final = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _REUSED: Final = re.compile(r"Task ([\w-]+) cache hit")
 _RAISED: Final = re.compile(r"hilum\.errors\.\w+: (.+)")
 _BROKE: Final = re.compile(r"Task [\w-]+ failed with exception: (.+)")  # KFP's own trouble, not a step's
-_BAR: Final = re.compile(r"^\s*\S.*\d+%\|")
+_BAR: Final = re.compile(r"^\s*\S.* (?!0%)\d+%\|")  # of a step that has got somewhere
 _STAMP: Final = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - \w+ - ")
 
 
@@ -123,6 +123,7 @@ def _line(step: str, what: str) -> None:
 
 def run(parameters: Path, root: str) -> None:
     """Run the pipeline in this process, which then is of no further use (KFP's global state)."""
+    import logging
     import warnings
 
     from kfp import local
@@ -131,6 +132,7 @@ def run(parameters: Path, root: str) -> None:
 
     # What the local runner cannot do (GPU limits, node selectors) it says once per task; here that is no news.
     warnings.filterwarnings("ignore", category=UserWarning)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # where KFP says which steps it reuses
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, enable_caching=True, raise_on_error=True)
     try:
         training_pipeline(**json.loads(parameters.read_text(encoding="utf-8")))

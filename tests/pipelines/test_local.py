@@ -96,7 +96,7 @@ def test_a_bad_dataset_stops_before_training_with_its_rows_named(cohort, recipe,
     table = pd.read_csv(cohort / "cohort.csv")
     first = table[table["modality"] == "XR"].iloc[0]
     # The same film under many patients: duplicates across splits, which no training may see.
-    table.loc[table["modality"] == "XR", ["shard", "member"]] = first[["shard", "member"]].to_list()
+    table.loc[table["modality"] == "XR", ["shard", "file"]] = first[["shard", "file"]].to_list()
     table.to_csv(source / "cohort.csv", index=False)
     for entry in cohort.iterdir():
         if entry.name != "cohort.csv":
