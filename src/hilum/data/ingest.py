@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from hilum import __version__
-from hilum.data import decoding, journal, layouts
+from hilum.data import decoding, journal, layouts, parquet
 from hilum.data.manifest import PIXELS, Cohort, assign_splits, conform, resolve_uncertain
 from hilum.data.source import digest_folder
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, Dataset, DatasetFacts, write_json
@@ -85,7 +85,7 @@ def ingest(
         for (name, dtype), values in zip(PIXELS.items(), measured, strict=True):
             table[name] = pd.Series(values, dtype=dtype)
         _compact(partial / IMAGES, kept)
-        table.to_parquet(partial / MANIFEST, index=False)
+        parquet.write(table, partial / MANIFEST)
         facts = DatasetFacts(
             layout=recipe.layout,
             source_revision=source_revision,

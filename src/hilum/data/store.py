@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from hilum.data import parquet
 from hilum.data.manifest import UncertainPolicy, resolve_uncertain
 from hilum.errors import DatasetError
 from hilum.recipe import Preprocessing
@@ -81,7 +82,7 @@ class Dataset:
             facts = DatasetFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
         except ValueError as error:
             raise DatasetError(f"{folder / FACTS} is not the facts of a dataset: {error}") from error
-        dataset = cls(folder, facts, pd.read_parquet(folder / MANIFEST))
+        dataset = cls(folder, facts, parquet.read(folder / MANIFEST))
         if not (len(dataset.manifest) == len(dataset.images) == facts.n_images):
             raise DatasetError(
                 f"{folder} is damaged: {FACTS} says {facts.n_images} images, {MANIFEST} has {len(dataset.manifest)} "

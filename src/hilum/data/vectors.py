@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from hilum.data import parquet
 from hilum.data.store import Dataset, write_json
 from hilum.errors import DatasetError
 from hilum.identity import Run
@@ -61,7 +62,7 @@ class Vectors:
             if not (folder / name).is_file():
                 raise DatasetError(f"{folder} holds no embeddings: it has no {name}; `hilum embed` writes them")
         facts = VectorFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
-        vectors = cls(np.load(folder / VECTORS, mmap_mode="r"), pd.read_parquet(folder / ROWS), facts)
+        vectors = cls(np.load(folder / VECTORS, mmap_mode="r"), parquet.read(folder / ROWS), facts)
         if not (vectors.z_ND.shape == (facts.n, facts.dim) and len(vectors.rows) == facts.n):
             raise DatasetError(f"{folder} is damaged: {VECTORS} and {ROWS} do not fit {FACTS}; embed again")
         return vectors
@@ -71,7 +72,7 @@ class Vectors:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / VECTORS, np.asarray(self.z_ND, dtype=np.float32))
-        self.rows.to_parquet(folder / ROWS, index=False)
+        parquet.write(self.rows, folder / ROWS)
         write_json(folder / FACTS, self.facts.model_dump(mode="json"))
 
     def joined(self, dataset: Dataset) -> pd.DataFrame:

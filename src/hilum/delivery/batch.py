@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hilum.data import parquet
 from hilum.data.images import is_dicom
 from hilum.delivery.desk import Answer, Desk, Request, numbers
 from hilum.delivery.predictor import BATCH, Release
@@ -75,5 +76,5 @@ def _write(rows: list[dict[str, Any]], model: dict[str, str], out: Path | None) 
 
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).assign(**model).to_parquet(partial, index=False)
+    parquet.write(pd.DataFrame(rows).assign(**model), partial)
     partial.replace(out)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from hilum.data import parquet
 from hilum.data.store import read_json
 from hilum.errors import CheckFailed, UsageError
 from hilum.page import Html, page, table, tag, text, write_page
@@ -48,7 +49,7 @@ def probe(dataset: Path, vectors: Path, recipe: Recipe, out: Path) -> Findings:
     explorer.map_picture(dataset, vectors, out, label=label)
     known = scores[scores["value"].notna()]
     metrics = {f"{row.task}_{row.kernel}_{row.metric}": float(row.value) for row in known.itertuples()}
-    return Findings(metrics, _roc(pd.read_parquet(out / "predictions.parquet"), label))
+    return Findings(metrics, _roc(parquet.read(out / "predictions.parquet"), label))
 
 
 def _roc(predictions: pd.DataFrame, label: str) -> tuple[list[float], list[float], list[float]] | None:

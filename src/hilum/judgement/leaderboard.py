@@ -16,6 +16,7 @@ from typing import Any, Final
 import pandas as pd
 
 from hilum import progress
+from hilum.data import parquet
 from hilum.data.manifest import MODALITIES
 from hilum.data.store import read_json
 from hilum.errors import DatasetError, UsageError
@@ -83,7 +84,7 @@ def read_probe(folder: Path) -> Probed:
     facts = read_json(folder / FACTS)
     try:
         scores = pd.read_csv(folder / SCORES)
-        predictions = pd.read_parquet(folder / PREDICTIONS)
+        predictions = parquet.read(folder / PREDICTIONS)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{folder} is not a whole probe; probe again: {error}") from error
     kernel = facts["headline_kernel"]

@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum import progress
+from hilum.data import parquet
 from hilum.data.store import Dataset, write_json
 from hilum.data.vectors import Vectors
 from hilum.identity import Run, code_revision
@@ -98,7 +99,7 @@ def run(dataset: Path, vectors: Path, recipe: Probe, out: Path, label: str = "pn
     (out / FACTS).unlink(missing_ok=True)  # written last: a folder that has it is whole
     _replace(out / SCORES, lambda path: scores.to_csv(path, index=False))
     predictions = _predictions(answered, embedded, table, recipe.folds)
-    _replace(out / PREDICTIONS, lambda path: predictions.to_parquet(path, index=False))
+    _replace(out / PREDICTIONS, lambda path: parquet.write(predictions, path))
     whole = Run(
         code_revision=code_revision(), data_digest=embedded.facts.run["data_digest"], recipe_digest=digest(recipe)
     )
