@@ -16,6 +16,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 TERMINAL = "HILUM_PROGRESS"  # environment variable: path of the terminal on which bars are drawn
+COLUMNS, ROWS = 80, 24  # of a terminal that does not say how large it is
 SECONDS_BETWEEN_LINES = 10.0  # where bars are lines of a log
 
 
@@ -37,7 +38,7 @@ def bar(what: str, total: int | None = None, unit: str = "it", initial: int = 0)
             unit=unit,
             initial=initial,
             file=stream,
-            dynamic_ncols=live,
+            **_shape(stream, live),
             mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
             smoothing=0.1,
         ) as shown,
@@ -55,6 +56,15 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 def _length(items: Iterable[object]) -> int | None:
     return len(items) if isinstance(items, Sized) else None
+
+
+def _shape(stream: TextIO, live: bool) -> dict[str, Any]:
+    """How tqdm is to learn the terminal's size; on one that says 0 x 0, as recorders do, it would draw nothing."""
+    try:
+        known = all(os.get_terminal_size(stream.fileno()))
+    except (OSError, ValueError):
+        known = False
+    return {"dynamic_ncols": live} if known or not live else {"ncols": COLUMNS, "nrows": ROWS}
 
 
 @contextmanager
