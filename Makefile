@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
 	  || { echo "this Python has neither venv with pip nor pip; on Debian: apt-get install python3-venv"; exit 2; }
 	@echo "installing the pinned dependencies (about 2.5 GB on disk, some minutes the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -71,7 +71,12 @@ def launch(parameters: dict[str, Any], out: Path) -> None:
         raise RunFailed(f"{reason or 'the pipeline failed'} (the whole log: {out / LOG})")
     print(f"finished in {time.monotonic() - started:.0f} s\n", flush=True)
     print((out / "leaderboard.md").read_text(encoding="utf-8"))
-    print(f"reports:  {out / 'index.html'}\nreleases: {', '.join(str(path) for path in releases(out))}", flush=True)
+    print(f"All reports, in one page: {out / 'index.html'}")
+    for report in sorted([*out.glob("*.html"), *out.glob("*/*.html"), *out.glob("*/map.png")]):
+        print(f"  {report}")
+    print("Releases:")
+    for release in releases(out):
+        print(f"  {release}", flush=True)
 
 
 def releases(out: Path) -> list[Path]:
