@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from hilum.cli import cli
 
@@ -92,3 +94,25 @@ def test_telemetry_is_off_as_soon_as_hilum_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['1', 'false', '1', '1']"
+
+
+def test_a_run_with_an_unknown_layout_is_refused_before_anything_starts(tmp_path):
+    done = call("run", "--source", tmp_path, "--layout", "nope", "--out", tmp_path / "o")
+    assert done.returncode == 2
+    assert "there is no layout 'nope'; there are nih," in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_ingest_of_a_folder_leaves_nothing_beside_the_dataset(tmp_path):
+    (tmp_path / "films").mkdir()
+    rows = ["image,patient_id,modality,view"]
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 30), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "films" / f"{number}.png")
+        rows.append(f"{number}.png,p{number},XR,PA")
+    (tmp_path / "films" / "films.csv").write_text("\n".join(rows))
+    done = call("ingest", "--layout", "folder", "--source", tmp_path / "films", "--out", tmp_path / "d", "--size", "16")
+    assert done.returncode == 0, done.stderr
+    assert "6 images of 6 patients" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "films"]
+    assert len(list((tmp_path / "films").iterdir())) == 7

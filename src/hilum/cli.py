@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 a check did not hold or a step failed, 2 the call asks for what cannot be.
 """
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,8 @@ def ingest(source: str, revision: str, out: Path, workers: int | None, recipe: P
 
     section = _ingest_section(_recipe(recipe).ingest, **flags)
     resolved = sources.resolve(source, revision)
-    folder = sources.fetch(source, revision, out.with_name(out.name + ".source"))
+    fetched = out.with_name(out.name + ".source")  # kept until the dataset is whole, so that a killed ingest goes on
+    folder = sources.fetch(source, revision, fetched)
     dataset = ingesting.ingest(
         folder,
         out,
@@ -102,6 +104,9 @@ def ingest(source: str, revision: str, out: Path, workers: int | None, recipe: P
         source_digest=resolved.digest,
         workers=workers,
     )
+    if folder == fetched:
+        shutil.rmtree(fetched)
+        fetched.with_name(fetched.name + ".digest").unlink(missing_ok=True)
     facts = dataset.facts
     click.echo(
         f"{out}: {facts.n_images} images of {facts.n_patients} patients, {facts.n_rejected} rejected, "
@@ -282,6 +287,8 @@ def run(source: str, revision: str, out: Path, recipe: Path | None, **flags: Any
     import json
     import subprocess
 
+    from hilum.data.layouts import LAYOUTS
+
     whole = _recipe(recipe)
     form: dict[str, Any] = {
         "layout": flags["layout"] or whole.ingest.layout,
@@ -294,6 +301,8 @@ def run(source: str, revision: str, out: Path, recipe: Path | None, **flags: Any
         "gate_min_auroc": whole.gate.min_auroc,
         "gate_max_auroc_gap": whole.gate.max_auroc_gap,
     }
+    if form["layout"] not in LAYOUTS:
+        raise UsageError(f"there is no layout {form['layout']!r}; there are {', '.join(LAYOUTS)}")
     base = plain(whole)
     compose(base, **form)  # refuse a wrong knob now, not in the first step
     told = {**form, "source": source, "revision": revision, "recipe": base}
