@@ -22,7 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 	  || { echo "hilum needs Python 3.11 or 3.12; name one with make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
-	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; } \
+	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip 2>/dev/null; } \
+	  || { test "$$(id -u)" = 0 && echo "installing python3-venv, which Debian's Python lacks" \
+	       && { apt-get update -qq; apt-get install -y -qq python3-venv >/dev/null; } && $(PYTHON) -m venv --clear $(VENV); } \
 	  || { echo "this Python has neither venv with pip nor pip; on Debian: apt-get install python3-venv"; exit 2; }
 	@echo "installing the pinned dependencies (about 2.5 GB on disk, some minutes the first time)"
 	@$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
