@@ -20,7 +20,7 @@ help:
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))" \
 	  || { echo "hilum needs Python 3.11 or 3.12; name one with make PYTHON=python3.12"; exit 2; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null \
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
 	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip 2>/dev/null; } \
 	  || { test "$$(id -u)" = 0 && echo "installing python3-venv, which Debian's Python lacks" \
