@@ -204,7 +204,8 @@ def serve(releases: Sequence[Path], *, serving: Path, port: int = 8080, workers:
     Raises:
         HilumError: As `start`; or the server has ended by itself.
     """
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    # Both by name: a shell that starts this in the background leaves SIGINT ignored, and Python then does too.
+    previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with start(releases, serving=serving, port=port, workers=workers) as server:
             print(greeting(server), flush=True)
@@ -214,7 +215,8 @@ def serve(releases: Sequence[Path], *, serving: Path, port: int = 8080, workers:
     except KeyboardInterrupt:
         print("stopped", flush=True)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def greeting(server: Server) -> str:
