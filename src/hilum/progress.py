@@ -21,7 +21,9 @@ SECONDS_BETWEEN_LINES = 10.0  # where bars are lines of a log
 
 
 @contextmanager
-def bar(what: str, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterator["tqdm[Any]"]:
+def bar(
+    what: str, total: int | None = None, unit: str = "it", initial: int = 0, silent: bool = False
+) -> Iterator["tqdm[Any]"]:
     """A progress bar to be advanced by hand with `update`, closed at the end of the block.
 
     Args:
@@ -29,6 +31,7 @@ def bar(what: str, total: int | None = None, unit: str = "it", initial: int = 0)
         total: How many units there are; unknown if None.
         unit: The name of one unit.
         initial: How many units a resumed run had done before.
+        silent: Draw nothing; for the workers of a run that are not the first.
     """
     with (
         _stream() as (stream, live),
@@ -41,6 +44,7 @@ def bar(what: str, total: int | None = None, unit: str = "it", initial: int = 0)
             **_shape(stream, live),
             mininterval=0.1 if live else SECONDS_BETWEEN_LINES,
             smoothing=0.1,
+            disable=silent,
         ) as shown,
     ):
         yield shown

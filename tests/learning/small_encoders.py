@@ -1,14 +1,28 @@
 """One small section per encoder, for tests that ask something of all of them; 32-pixel images."""
 
 from hilum.learning import encoders
-from hilum.recipe import Augment, Backbone, Moco, Pixels, Section
+from hilum.recipe import Augment, Backbone, Diffae, Discern, Imagenet, MedAug, Moco, Pixels, Section, Supervised, Vae
 
 SIZE = 32
 MILD = Augment(  # the made images are mostly noise, of which stronger views leave nothing in common
     crop_area=(0.9, 1.0), rotate_degrees=3, brightness=0.05, contrast=0.1, gamma=0.1, noise=0.01, blur=0
 )
+CONTRAST = {"backbone": Backbone(width=8), "projection_dim": 16, "queue_size": 24, "augment": MILD}
 SMALL: dict[str, Section] = {
-    "moco": Moco(backbone=Backbone(width=8), projection_dim=16, queue_size=24, augment=MILD),
+    "vae": Vae(latent=8, channels=(8, 16, 16)),
+    "diffae": Diffae(
+        semantic=16,
+        backbone=Backbone(width=8, norm="group"),
+        channels=(16, 16),
+        blocks=1,
+        attention_levels=(),
+        dropout=0,
+    ),
+    "moco": Moco(**CONTRAST),
+    "medaug": MedAug(**CONTRAST),
+    "discern": Discern(**CONTRAST, weight_labels=("no_finding",)),
+    "imagenet": Imagenet(),
+    "supervised": Supervised(backbone=Backbone(width=8), augment=MILD),
     "pixels": Pixels(components=8),
 }
 

@@ -10,7 +10,7 @@ from hilum import recipe
 from hilum.data.store import Dataset
 from hilum.errors import UsageError
 from hilum.learning import encoders
-from hilum.learning.batches import TrainImages
+from hilum.learning.engine.batches import TrainImages
 from hilum.learning.encoders import ENCODERS, Encoder
 from hilum.learning.encoders.moco import MomentumContrast
 from hilum.recipe import Augment, Backbone, Moco

@@ -197,7 +197,7 @@ def test_a_modality_without_train_images_is_refused(tiny_dataset: Path, tmp_path
 def test_a_batch_with_a_held_out_row_stops_the_run(tiny_dataset: Path) -> None:
     import numpy as np
 
-    from hilum.learning.batches import Batch
+    from hilum.learning.engine.batches import Batch
 
     batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([1, 7]), torch.tensor([0, 1]))
     allowed = np.array([True] * 7 + [False])

@@ -18,11 +18,13 @@ from hilum.data.store import Dataset
 from hilum.data.vectors import VectorFacts, Vectors
 from hilum.errors import DatasetError, TrainingError
 from hilum.identity import Run, code_revision
-from hilum.learning import checkpoint, device, encoders
-from hilum.learning.batches import BLOCK, blocks, unit_range
+from hilum.learning import encoders
+from hilum.learning.engine import checkpoint, device
+from hilum.learning.engine.batches import BLOCK, blocks, unit_range
 from hilum.recipe import Train, read
 
 WEIGHTS: Final = "weights.pt"
+DECODER: Final = "decoder.pt"
 CARD: Final = "card.json"
 RECIPE: Final = "recipe.json"
 

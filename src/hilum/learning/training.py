@@ -3,13 +3,15 @@
 An encoder run is a folder:
 
 weights.pt        the embedder's weights
+decoder.pt        where the encoder has one: what turns embeddings into images again
 card.json         what the encoder is, what it saw, and whether it collapsed; written last: a run with it is finished
 recipe.json       the resolved recipe section
-metrics.jsonl     one line per step: step, epoch, loss, lr, images_per_s
+metrics.jsonl     one line per step (hilum.learning.engine.metrics); events/ says the same to TensorBoard
 checkpoint.pt     what is needed to go on, bit for bit on the CPU
 
-Everything random follows from the recipe's seed: initial weights, the order of the images (a function of seed and
-epoch), and the augmentations (a generator whose state is part of a checkpoint).
+Everything random is a function of the recipe's seed and the step: initial weights, the order of the images,
+augmentations, dropout. So a run that goes on draws what the uninterrupted one would, and several workers (`torchrun`)
+draw what one would.
 """
 
 import json
@@ -17,23 +19,28 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hilum import __version__, progress
 from hilum.data.store import Dataset, write_json
 from hilum.errors import TrainingError
 from hilum.identity import Run, code_revision
-from hilum.learning import checkpoint, device, embedding, encoders
-from hilum.learning.batches import Batch, TrainImages
+from hilum.learning import embedding, encoders
 from hilum.learning.collapse import collapse
+from hilum.learning.engine import checkpoint, device, workers
+from hilum.learning.engine.average import Average
+from hilum.learning.engine.batches import STEP, Batch, TrainImages
+from hilum.learning.engine.draws import Draws, mixed
+from hilum.learning.engine.metrics import METRICS, Metrics
+from hilum.learning.nets.norm import synchronise
 from hilum.recipe import Optimizer, Train, digest
 
-METRICS: Final = "metrics.jsonl"
 CHECKPOINT_SECONDS: Final = 300.0  # a long epoch is not lost either
 JUDGED: Final = 1024  # train images on which collapse is judged
 
@@ -44,7 +51,7 @@ def run(dataset: Path, recipe: Train, out: Path) -> Path:
     """Train one encoder on the train split of one modality.
 
     A finished run of the same code, data and recipe in `out` is kept as it is; an unfinished one goes on from its
-    last checkpoint.
+    last checkpoint. Under `torchrun` every worker calls this, and worker 0 writes.
 
     Args:
         dataset: A dataset folder.
@@ -65,15 +72,21 @@ def run(dataset: Path, recipe: Train, out: Path) -> Path:
         _same(json.loads((out / embedding.CARD).read_text(encoding="utf-8")).get("run", {}), identity, out)
         log.info("the run in the output folder is finished; kept")
         return out
-    where = device.pick()
-    images = TrainImages(opened, recipe.modality, where)
-    encoder = encoders.build(recipe.encoder, images.size, recipe.seed).to(where)
-    device.lay_out(encoder)
-    encoder.fit(images, recipe.seed)
-    if any(parameter.requires_grad for parameter in encoder.parameters()):
-        _take_steps(encoder, images, opened, recipe, identity, where, out)
-    _keep(encoder, images, opened, recipe, identity, where, out)
-    checkpoint.discard(out)
+    with workers.together():
+        where = device.pick()
+        images = TrainImages(opened, recipe.modality, where)
+        encoder = encoders.build(recipe.encoder, images.size, recipe.seed).to(where)
+        device.lay_out(encoder)
+        encoder.fit(images, recipe.seed)
+        images.attend(encoder.labels, encoder.pairing)
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            allowed = np.zeros(len(opened.manifest), dtype=bool)
+            allowed[opened.rows(recipe.modality, ["train"])] = True
+            _take_steps(encoder, images, allowed, recipe, identity, where, out)
+        if workers.number() == 0:
+            _keep(encoder, images, opened, recipe, identity, where, out)
+            checkpoint.discard(out)
+        workers.wait()
     return out
 
 
@@ -87,130 +100,160 @@ def _same(held: dict[str, str], identity: Run, out: Path) -> None:
         )
 
 
+class _Step(nn.Module):
+    """A step's loss as a module's output, which is what torch's data parallelism takes hold of."""
+
+    def __init__(self, encoder: encoders.Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, batch: Batch, draws: Draws) -> Tensor:
+        return self.encoder.loss(batch, draws)
+
+
 def _take_steps(
     encoder: encoders.Encoder,
     images: TrainImages,
-    dataset: Dataset,
+    allowed: NDArray[np.bool_],
     recipe: Train,
     identity: Run,
     where: torch.device,
     out: Path,
 ) -> None:
     """The loop: batches in order, loss, gradient, step; resumed from the folder's checkpoint where there is one."""
-    optimizer = adamw(encoder, recipe.optimizer)
+    synchronise(encoder)
+    optimizer = moved_by(encoder, recipe.optimizer)
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    generator = device.generator(where, recipe.seed)
+    decay = encoder.ema if recipe.ema is None else recipe.ema
+    average = Average(_kept(encoder), decay) if decay else None
     per_epoch = images.batches_per_epoch(recipe.batch_size)
     n_steps = per_epoch * recipe.epochs
-    allowed = np.zeros(len(dataset.manifest), dtype=bool)
-    allowed[dataset.rows(recipe.modality, ["train"])] = True
-
-    step, offset = _resume(encoder, optimizer, generator, identity, out)
+    start, offset, best = _resume(encoder, optimizer, average, identity, out)
+    if recipe.compile:
+        for net in encoder.hot():
+            net.compile()
+    step_of: nn.Module = _Step(encoder)
+    if workers.count() > 1:
+        step_of = DistributedDataParallel(step_of, broadcast_buffers=False)
     encoder.train()
+    title = f"train {recipe.encoder.name} {recipe.modality}"
     with (
-        _metrics(out / METRICS, offset) as metrics,
-        progress.bar(f"train {recipe.encoder.name} {recipe.modality}", n_steps, "step", step) as shown,
+        torch.random.fork_rng(devices=[where] if where.type == "cuda" else []),
+        progress.bar(title, n_steps, "step", start, silent=workers.number() > 0) as shown,
+        Metrics(out, start, offset, shown if workers.number() == 0 else None) as metrics,
     ):
-        saved, order_of = time.monotonic(), -1
-        order: tuple[Tensor, ...] = ()
-        while step < n_steps:
-            began = time.monotonic()
-            epoch = step // per_epoch
-            if epoch != order_of:
-                order_of, order = epoch, images.epoch(epoch, recipe.seed, recipe.batch_size)
-            batch = images.batch(order[step % per_epoch])
+        saved = time.monotonic()
+        for batch in images.stream(start, n_steps, recipe.seed, recipe.batch_size):
             _only_train(batch, allowed)
-            rate = learning_rate(step, n_steps, recipe.optimizer)
+            rate = learning_rate(batch.step, n_steps, recipe.optimizer)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            torch.manual_seed(mixed(recipe.seed, batch.step, STEP, workers.number()))  # of dropout
+            draws = Draws(mixed(recipe.seed, batch.step, STEP), batch.n, where)
             with device.autocast(where, recipe.precision):
-                loss = encoder.loss(batch, generator)
+                loss = step_of(batch, draws)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # Torch averages gradients over workers; weighed so, it is the mean over images, whatever the parts' sizes.
+            weight = len(batch.x_BCHW) * workers.count() / batch.n
+            (loss * weight).backward()
             norm = nn.utils.clip_grad_norm_(trainable, recipe.optimizer.clip_norm)
-            _is_a_number(loss, norm, batch, step)
+            step, epoch = batch.step + 1, batch.step // per_epoch
+            figures = _over_workers({"loss": loss, **encoder.told}, weight)
+            metrics.note(
+                {"step": step, "epoch": epoch, "lr": rate, "n": batch.n},
+                {**figures, "gradient_norm": norm},
+                batch.rows_G,
+            )
             optimizer.step()
             encoder.after_step()
-            step += 1
-
-            pace = len(batch.rows_B) / (time.monotonic() - began)
-            told = {"step": step, "epoch": epoch, "loss": loss.item(), "lr": rate, "images_per_s": round(pace, 1)}
-            metrics.write(json.dumps(told) + "\n")
-            shown.update()
-            shown.set_postfix(loss=f"{told['loss']:.3f}", img_s=f"{pace:.0f}", refresh=False)
+            if average:
+                average.follow(batch.step)
             full = step % (per_epoch * recipe.checkpoint_every_epochs) == 0 or step == n_steps
             if full or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                metrics.flush()
-                state = {
-                    "run": dict(identity),
-                    "step": step,
-                    "metrics_bytes": metrics.tell(),
-                    "encoder": encoder.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "generator": generator.get_state(),
-                }
-                checkpoint.save(out, state)
+                metrics.settle()
+                is_best = full and (mean := metrics.epoch_loss()) < best
+                best = mean if is_best else best
+                if workers.number() == 0:
+                    state = {
+                        "run": dict(identity),
+                        "step": step,
+                        "metrics_bytes": metrics.bytes_written,
+                        "best": best,
+                        "encoder": encoder.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "average": average.state() if average else {},
+                    }
+                    checkpoint.save(out, state, is_best)
                 saved = time.monotonic()
+        metrics.settle()
+    if average:
+        average.settle()
+
+
+def _kept(encoder: encoders.Encoder) -> nn.ModuleDict:
+    """What of the encoder outlives its training."""
+    kept = nn.ModuleDict({"embedder": encoder.embedder})
+    if encoder.decoder is not None:
+        kept["decoder"] = encoder.decoder
+    return kept
+
+
+def _over_workers(figures: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Means over the global batch of figures that are means over this worker's part of it."""
+    if workers.count() == 1:
+        return figures
+    together = torch.stack([value.detach().float().reshape(()) for value in figures.values()]) * weight
+    distributed.all_reduce(together)
+    return dict(zip(figures, together / workers.count(), strict=True))
 
 
 def _resume(
-    encoder: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, identity: Run, out: Path
-) -> tuple[int, int]:
-    """Bring all state to the last checkpoint; the number of steps done and of bytes of metrics written."""
+    encoder: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, identity: Run, out: Path
+) -> tuple[int, int, float]:
+    """Bring all state to the last checkpoint: the steps done, the bytes of metrics written, the best epoch's loss."""
     state = checkpoint.load(out)
     if state is None:
-        return 0, 0
+        return 0, 0, math.inf
     _same(state["run"], identity, out)
     encoder.load_state_dict(state["encoder"])
     optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"])
-    return int(state["step"]), int(state["metrics_bytes"])
+    if average:
+        average.restore(state["average"])
+    return int(state["step"]), int(state["metrics_bytes"]), float(state["best"])
 
 
-def _metrics(path: Path, offset: int) -> TextIO:
-    """The metrics stream, cut off after `offset` bytes: steps after the checkpoint are taken again."""
-    path.touch()
-    stream = path.open("r+", encoding="utf-8")
-    stream.truncate(min(offset, path.stat().st_size))
-    stream.seek(0, 2)
-    return stream
+def moved_by(encoder: nn.Module, section: Optimizer) -> torch.optim.Optimizer:
+    """The optimizer over what requires a gradient; biases and norms are not decayed.
 
-
-def adamw(encoder: nn.Module, section: Optimizer) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over what requires a gradient; biases and norms are not decayed."""
+    AdamW (Loshchilov and Hutter 2019), Adam (Kingma and Ba 2015) or SGD with momentum, fused into one kernel.
+    """
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trainable if p.ndim > 1], "weight_decay": section.weight_decay},
-            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=section.learning_rate,
-    )
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": section.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if section.name == "sgd":
+        return torch.optim.SGD(groups, lr=section.learning_rate, momentum=section.momentum, fused=True)
+    kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=section.learning_rate, fused=True)
 
 
 def learning_rate(step: int, n_steps: int, section: Optimizer) -> float:
-    """The rate of step 0 to `n_steps` - 1: linear warm-up, then half a cosine down to zero (Loshchilov 2017)."""
+    """The rate of step 0 to `n_steps` - 1: linear warm-up, then level, or half a cosine to zero (Loshchilov 2017)."""
     warm = math.ceil(section.warmup_share * n_steps)
     if step < warm:
         return section.learning_rate * (step + 1) / warm
+    if section.schedule == "constant":
+        return section.learning_rate
     return section.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, n_steps - warm)))
 
 
 def _only_train(batch: Batch, allowed: NDArray[np.bool_]) -> None:
     """Stop where a batch holds anything but train images of the recipe's modality, whatever the loader thinks."""
-    rows = batch.rows_B.numpy()
-    if not allowed[rows].all():
+    if not allowed[batch.rows_G].all():
         raise TrainingError(
-            f"manifest row {rows[~allowed[rows]][0]} is not of the train split, but came into a batch of it"
-        )
-
-
-def _is_a_number(loss: Tensor, norm: Tensor, batch: Batch, step: int) -> None:
-    """Stop before a loss or gradient that is no number reaches the weights."""
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise TrainingError(
-            f"the loss is {loss.item()} and its gradient's norm {norm.item()} at step {step}, on manifest rows "
-            f"{sorted(batch.rows_B.tolist())}; look at these images, or lower train.optimizer.learning_rate"
+            f"manifest row {batch.rows_G[~allowed[batch.rows_G]][0]} is not of the train split, "
+            "but came into a batch of it"
         )
 
 
@@ -229,8 +272,9 @@ def _keep(
     judged = collapse(embedding.embed(embedder, images.pixels(sample), where))
     if judged["warning"]:
         log.warning("%s %s: %s", recipe.encoder.name, recipe.modality, judged["warning"])
-    weights = {name: value.cpu().contiguous() for name, value in embedder.state_dict().items()}
-    checkpoint.write(out / embedding.WEIGHTS, weights).replace(out / embedding.WEIGHTS)
+    weights = _write_weights(embedder, out / embedding.WEIGHTS)
+    if encoder.decoder is not None:
+        _write_weights(encoder.decoder, out / embedding.DECODER)
     write_json(out / embedding.RECIPE, recipe.model_dump(mode="json"))
     card: dict[str, Any] = {
         "encoder": recipe.encoder.name,
@@ -243,9 +287,17 @@ def _keep(
         "epochs": recipe.epochs if (out / METRICS).exists() else 0,
         "n_images": len(images),
         "n_patients": images.n_patients,
+        "pair_fallback_share": images.pairs.fallback_share if images.pairs else None,
+        "workers": workers.count(),
         "device": where.type,
         "precision": recipe.precision,
         "collapse": judged,
         "caution": dataset.facts.caution,
     }
     write_json(out / embedding.CARD, card)
+
+
+def _write_weights(module: nn.Module, path: Path) -> dict[str, Tensor]:
+    weights = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    checkpoint.write(path, weights).replace(path)
+    return weights

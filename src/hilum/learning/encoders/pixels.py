@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hilum.learning.batches import TrainImages, blocks
 from hilum.learning.encoders import Encoder
+from hilum.learning.engine.batches import TrainImages, blocks
 from hilum.recipe import Pixels
 
 NEGLIGIBLE: Final = 1e-10  # share of the first component's variance below which a direction is rounding error

@@ -3,17 +3,16 @@
 B: images, C: channels, H x W: pixels or places of a feature map, D: width of the features.
 """
 
-import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from hilum.learning.nets.norm import norm
 from hilum.recipe import Backbone
 
 # Blocks per stage. `resnet_small` is for 64-pixel images and two CPU cores; `resnet18` is that of the paper (table 1).
 BLOCKS: Final = {"resnet_small": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2)}
-CHANNELS_PER_GROUP: Final = 8
 
 
 class ResNet(nn.Module):
@@ -78,10 +77,3 @@ class BasicBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The block's output, (B, wider, H / stride, W / stride)."""
         return torch.relu(self.residual(x_BCHW) + self.shortcut(x_BCHW))
-
-
-def norm(kind: str, channels: int) -> nn.Module:
-    """Batch normalisation, or group normalisation (Wu and He 2018), in which no image sees its batch mates."""
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(channels // math.gcd(channels, CHANNELS_PER_GROUP), channels)

@@ -10,7 +10,7 @@ from making import make_dataset
 
 from hilum.data.store import MANIFEST, Dataset
 from hilum.errors import TrainingError
-from hilum.learning.batches import TrainImages, blocks
+from hilum.learning.engine.batches import TrainImages, blocks
 
 CPU = torch.device("cpu")
 

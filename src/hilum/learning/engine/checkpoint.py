@@ -2,6 +2,7 @@
 
 checkpoint.pt            the newest
 checkpoint.previous.pt   the one before, for when the newest turns out damaged
+checkpoint.best.pt       the one after the epoch with the lowest mean loss
 """
 
 import logging
@@ -16,19 +17,36 @@ from hilum.errors import TrainingError
 
 NEWEST: Final = "checkpoint.pt"
 PREVIOUS: Final = "checkpoint.previous.pt"
+BEST: Final = "checkpoint.best.pt"
 
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path, state: dict[str, Any]) -> None:
+def save(folder: Path, state: dict[str, Any], best: bool = False) -> None:
     """Write `state` as the newest checkpoint and keep the one that was the newest.
 
     Args:
         folder: The encoder run's folder.
         state: Tensors, numbers, strings, and lists or dicts of them: what `torch.load(weights_only=True)` reads.
+        best: Keep it as the best, too.
+
+    Raises:
+        TrainingError: It could not be written, as when the disk is full; the checkpoints that were there still are.
     """
     newest = folder / NEWEST
-    partial = write(newest, state)
+    try:
+        partial = write(newest, state)
+    except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk with a RuntimeError
+        newest.with_name(newest.name + ".partial").unlink(missing_ok=True)
+        raise TrainingError(
+            f"the checkpoint of step {state.get('step')} could not be written to {folder}: {error}; free some space "
+            "and train again: the run goes on from the checkpoint before"
+        ) from error
+    if best:
+        link = folder / (BEST + ".partial")
+        link.unlink(missing_ok=True)
+        os.link(partial, link)
+        link.replace(folder / BEST)
     if newest.exists():
         newest.replace(folder / PREVIOUS)
     partial.replace(newest)
@@ -75,5 +93,5 @@ def whole(path: Path) -> bool:
 
 def discard(folder: Path) -> None:
     """Remove the older checkpoint and any half-written one: the run is finished."""
-    for name in (PREVIOUS, NEWEST + ".partial"):
+    for name in (PREVIOUS, NEWEST + ".partial", BEST + ".partial"):
         (folder / name).unlink(missing_ok=True)

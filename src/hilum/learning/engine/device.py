@@ -22,7 +22,7 @@ def pick() -> torch.device:
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        return torch.device("cuda")
+        return torch.device("cuda", torch.cuda.current_device())
     if THREADS not in os.environ and torch.get_num_threads() > (cores := len(os.sched_getaffinity(0))):
         torch.set_num_threads(cores)
     return torch.device("cpu")

@@ -9,16 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hilum.errors import UsageError
 from hilum.identity import digest_json
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from hilum.recipe.encoders import ENCODER_SECTIONS as ENCODER_SECTIONS
+from hilum.recipe.encoders import Augment as Augment
+from hilum.recipe.encoders import Backbone as Backbone
+from hilum.recipe.encoders import Diffae as Diffae
+from hilum.recipe.encoders import Discern as Discern
+from hilum.recipe.encoders import Encoder as Encoder
+from hilum.recipe.encoders import Hessian as Hessian
+from hilum.recipe.encoders import Imagenet as Imagenet
+from hilum.recipe.encoders import MedAug as MedAug
+from hilum.recipe.encoders import Moco as Moco
+from hilum.recipe.encoders import Pairing as Pairing
+from hilum.recipe.encoders import Pixels as Pixels
+from hilum.recipe.encoders import Supervised as Supervised
+from hilum.recipe.encoders import Vae as Vae
+from hilum.recipe.section import Section as Section
 
 
 class Preprocessing(Section):
@@ -38,7 +47,7 @@ class Ingest(Section):
     preprocessing: Preprocessing = Preprocessing()
     views: tuple[str, ...] = Field((), description="Keep these views only; all where empty.")
     limit: int | None = Field(None, ge=1, description="Keep the images of the first patients, up to this many images.")
-    split_shares: dict[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+    split_shares: dict[str, float] = Field({"train": 0.7, "val": 0.1, "test": 0.2})
     seed: int = 0
     uncertain: dict[str, Literal["keep", "ignore", "zeros", "ones"]] = Field(
         {}, description="What becomes of uncertain labels (-1), per label; those not named are kept as -1."
@@ -65,65 +74,15 @@ class Validation(Section):
     seed: int = 0
 
 
-class Augment(Section):
-    """Random views of an X-ray or MRI slice for contrastive learning; batched tensor code, one draw per image.
-
-    METHOD: Sowrirajan et al. 2021 (MoCo-CXR) rotate by 10 degrees, flip and crop; a horizontal flip destroys
-    laterality, so it can be switched off.
-    """
-
-    crop_area: tuple[float, float] = Field((0.5, 1.0), description="Share of the image's area that a crop keeps.")
-    crop_aspect: tuple[float, float] = (0.85, 1.18)
-    rotate_degrees: float = Field(10.0, ge=0, le=180)
-    hflip: float = Field(0.0, ge=0, le=1, description="Probability of a left-right flip.")
-    vflip: float = Field(0.0, ge=0, le=1)
-    brightness: float = Field(0.2, ge=0, description="Additive, uniform in +- this share of the grey range.")
-    contrast: float = Field(0.3, ge=0, description="Multiplicative about the mean, uniform in 1 +- this.")
-    gamma: float = Field(0.3, ge=0, description="Exponent log-uniform in exp(+- this).")
-    blur_sigma_px: float = Field(1.0, ge=0)
-    blur: float = Field(0.3, ge=0, le=1, description="Probability of a Gaussian blur.")
-    noise: float = Field(0.03, ge=0, description="Largest standard deviation of additive Gaussian noise, on 0-1.")
-
-
-class Backbone(Section):
-    """The convolutional network from an image to features."""
-
-    name: Literal["resnet_small", "resnet18"] = "resnet_small"
-    width: int = Field(32, ge=8, description="Channels of the first stage.")
-    norm: Literal["group", "batch"] = "batch"
-    stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3 for about 64 pixels; 7x7, which halves twice, for 224.")
-
-
-class Moco(Section):
-    """MoCo v2: He et al. 2020 (momentum contrast), Chen et al. 2020 (MLP head, stronger augmentation)."""
-
-    name: Literal["moco"] = "moco"
-    backbone: Backbone = Backbone()
-    projection_dim: int = Field(128, ge=8)
-    queue_size: int = Field(4096, ge=1, description="K: negatives kept; wraps around, filled before it is used.")
-    momentum: float = Field(0.99, ge=0, le=1, description="m of the key encoder; .999 suits long runs.")
-    temperature: float = Field(0.2, gt=0)
-    augment: Augment = Augment()
-
-
-class Pixels(Section):
-    """Principal components of the pixels: the floor that every encoder must beat."""
-
-    name: Literal["pixels"] = "pixels"
-    components: int = Field(128, ge=1)
-    max_images: int = Field(4096, ge=2, description="Components are computed from a sample of this many images.")
-
-
-Encoder = Annotated[Moco | Pixels, Field(discriminator="name")]
-ENCODER_SECTIONS: dict[str, type[Section]] = {"moco": Moco, "pixels": Pixels}
-
-
 class Optimizer(Section):
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """How weights are moved: linear warm-up, then the schedule."""
 
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd.")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="Share of all steps.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="After the warm-up: down to zero, or level.")
     clip_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
 
 
@@ -133,10 +92,15 @@ class Train(Section):
     encoder: Encoder = Moco()
     modality: Literal["XR", "MR"] = "XR"
     epochs: int = Field(20, ge=1)
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, description="Of all workers together.")
     optimizer: Optimizer = Optimizer()
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="Decay of the weights' moving average, which is kept in their place; 0 is none."
+    )
+    compile: bool = Field(False, description="Compile the networks with torch.compile; benchmarks/gpu.py measures it.")
+    store: Literal["auto", "gpu", "pinned", "mapped"] = Field("auto", description="Where the images lie in training.")
     checkpoint_every_epochs: int = Field(1, ge=1)
 
 
@@ -209,6 +173,9 @@ class Recipe(Section):
     validation: Validation = Validation()
     encoders: tuple[Encoder, ...] = (Moco(), Pixels())
     train: Train = Train()
+    train_each: dict[str, dict[str, Any]] = Field(
+        {}, description="Values of `train` that hold for one encoder only, by its name."
+    )
     probe: Probe = Probe()
     audit: Audit = Audit()
     gate: Gate = Gate()
@@ -225,13 +192,18 @@ class Recipe(Section):
             raise ValueError(f"audit.label {self.audit.label!r} and export.label {self.export.label!r} must agree")
         if "pixels" not in names:
             raise ValueError("`pixels` is the floor of the leaderboard and stays among the encoders")
+        if strange := sorted(set(self.train_each) - set(ENCODER_SECTIONS)):
+            raise ValueError(f"train_each names {', '.join(strange)}; encoders are {', '.join(ENCODER_SECTIONS)}")
+        for name in names:
+            self.train_of(name, "XR")
         return self
 
     def train_of(self, name: str, modality: str) -> Train:
         """The training section for one encoder and modality."""
         for encoder in self.encoders:
             if encoder.name == name:
-                return Train.model_validate({**self.train.model_dump(), "encoder": encoder, "modality": modality})
+                values = _over(self.train.model_dump(), self.train_each.get(name, {}))
+                return Train.model_validate({**values, "encoder": encoder, "modality": modality})
         raise UsageError(f"the recipe has no encoder {name!r}; it has {', '.join(e.name for e in self.encoders)}")
 
 
