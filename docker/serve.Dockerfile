@@ -29,6 +29,7 @@ COPY docker/serve/launch.py docker/serve/healthcheck.py /app/
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     LOG_LOCATION=/tmp/logs METRICS_LOCATION=/tmp/logs \
     ORT_DISABLE_TELEMETRY=1 GX_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 DVC_NO_ANALYTICS=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
     HILUM_CODE_REVISION=${HILUM_CODE_REVISION}
 USER 10001
 # Keys, settings and model store are written here; the root file system may be read-only.

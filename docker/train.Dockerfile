@@ -26,6 +26,7 @@ RUN useradd --system --uid 10001 --home-dir /tmp --shell /usr/sbin/nologin hilum
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib \
     ORT_DISABLE_TELEMETRY=1 GX_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 DVC_NO_ANALYTICS=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
     HILUM_CODE_REVISION=${HILUM_CODE_REVISION}
 USER 10001
 WORKDIR /tmp

@@ -90,10 +90,11 @@ def test_telemetry_is_off_as_soon_as_hilum_is_imported():
     code = (
         "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '0'; import hilum; "
         "print([os.environ[n] for n in "
-        "('ORT_DISABLE_TELEMETRY', 'GX_ANALYTICS_ENABLED', 'DO_NOT_TRACK', 'DVC_NO_ANALYTICS')])"
+        "('ORT_DISABLE_TELEMETRY', 'GX_ANALYTICS_ENABLED', 'DO_NOT_TRACK', 'DVC_NO_ANALYTICS',"
+        "'HF_HUB_DISABLE_TELEMETRY')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['1', 'false', '1', '1']"
+    assert done.stdout.strip() == "['1', 'false', '1', '1', '1']"
 
 
 def test_a_run_with_an_unknown_layout_is_refused_before_anything_starts(tmp_path):

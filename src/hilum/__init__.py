@@ -7,7 +7,8 @@ that answers with both. See README.md for the way of the data.
 import os
 
 # Every library's telemetry is off before any of them can be imported: ONNX Runtime >= 1.29 reports at import,
-# Great Expectations, Evidently, DVC and huggingface_hub (of diffusers) when first used. setdefault would let an inherited value switch one on.
+# Great Expectations, Evidently, DVC and huggingface_hub (under diffusers) when first used. setdefault would let an
+# inherited value switch one on.
 for _switch, _value in {
     "ORT_DISABLE_TELEMETRY": "1",
     "GX_ANALYTICS_ENABLED": "false",

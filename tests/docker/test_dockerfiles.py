@@ -31,7 +31,13 @@ def launch() -> ModuleType:
 def test_images_run_as_nobody_special_and_report_to_nobody(name: str) -> None:
     final = dockerfile(name).rsplit("FROM ${BASE}", 1)[1]
     assert re.search(r"^USER \d{4,}$", final, re.M)
-    for switch in ("ORT_DISABLE_TELEMETRY=1", "GX_ANALYTICS_ENABLED=false", "DO_NOT_TRACK=1", "DVC_NO_ANALYTICS=1"):
+    for switch in (
+        "ORT_DISABLE_TELEMETRY=1",
+        "GX_ANALYTICS_ENABLED=false",
+        "DO_NOT_TRACK=1",
+        "DVC_NO_ANALYTICS=1",
+        "HF_HUB_DISABLE_TELEMETRY=1",
+    ):
         assert switch in final
     assert "HILUM_CODE_REVISION=${HILUM_CODE_REVISION}" in final
     assert "extra-ca.crt" not in final
