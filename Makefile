@@ -49,6 +49,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/validation.py
+	$(BIN)/python benchmarks/loading.py
 
 pipeline: $(STAMP)
 	$(BIN)/python -m pipelines.compile --out build

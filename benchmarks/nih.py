@@ -37,7 +37,7 @@ ASKED = {
     "age": "mae",
     "no_finding": "auroc",
     "cardiomegaly": "auroc",
-    "effusion": "auroc",
+    "pleural_effusion": "auroc",
 }
 
 

@@ -12,6 +12,7 @@ def compare(
     verdict: dsl.Input[dsl.Artifact],
     scores: dsl.Input[List[dsl.Artifact]],
     findings: dsl.Input[List[dsl.Artifact]],
+    tuned: dsl.Input[List[dsl.Model]],
     code: str,
     reports: dsl.Output[dsl.Artifact],
     leaderboard: dsl.Output[dsl.HTML],
@@ -24,7 +25,8 @@ def compare(
     from hilum.judgement import judge
 
     out = Path(reports.path)
-    judge.compare(Path(verdict.path), [Path(one.path) for one in scores], [Path(one.path) for one in findings], out)
+    folders = [[Path(one.path) for one in each] for each in (scores, findings, tuned)]
+    judge.compare(Path(verdict.path), *folders, out)
     shutil.copyfile(out / "leaderboard.html", leaderboard.path)
     shutil.copyfile(out / "leaderboard.md", summary.path)
     reports.metadata.update(code_revision=code)

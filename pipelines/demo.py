@@ -37,7 +37,7 @@ def train(out: Path) -> None:
     )
     recipe = HERE / "recipes" / "demo.yaml"
     done = subprocess.run(
-        [sys.executable, "-m", "hilum.cli", "run", "--source", str(CHECKOUT), "--revision", "HEAD",
+        [sys.executable, "-m", "hilum", "run", "--source", str(CHECKOUT), "--revision", "HEAD",
          "--recipe", str(recipe), "--out", str(out)],
         check=False,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from components.audit import audit
 from components.compare import compare
 from components.embed import embed
 from components.export import export
+from components.finetune import finetune
 from components.gate import gate, refuse
 from components.ingest import ingest
 from components.probe import probe
@@ -98,7 +99,8 @@ def training_pipeline(
         # loop's item in place of any other step's output parameter.
         trained = train(dataset=dataset, code=job.code, recipe=job.train)
         embedded = embed(dataset=dataset, encoder=trained.outputs["encoder"], code=job.code)
-        for task in (trained, embedded):
+        tuned = finetune(dataset=dataset, encoder=trained.outputs["encoder"], code=job.code, recipe=job.recipe)
+        for task in (trained, embedded, tuned):
             _on_gpu(task)
         vectors = embedded.outputs["vectors"]
         probed = probe(dataset=dataset, vectors=vectors, code=job.code, recipe=job.recipe)
@@ -111,6 +113,7 @@ def training_pipeline(
         verdict=verdict,
         scores=dsl.Collected(probed.outputs["scores"]),
         findings=dsl.Collected(audited.outputs["findings"]),
+        tuned=dsl.Collected(tuned.outputs["tuned"]),
         code=code,
     )
     publish(results=compared.outputs["reports"], shelf=shelf, place="").set_caching_options(False)

@@ -28,7 +28,7 @@ VERBS = [
 
 def call(*words, **keywords):
     return subprocess.run(
-        [sys.executable, "-m", "hilum.cli", *map(str, words)], capture_output=True, text=True, check=False, **keywords
+        [sys.executable, "-m", "hilum", *map(str, words)], capture_output=True, text=True, check=False, **keywords
     )
 
 

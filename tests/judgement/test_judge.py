@@ -62,12 +62,23 @@ def test_the_index_leads_to_every_report_and_names_the_run(judged, tmp_path):
     root, _ = judged
     (tmp_path / "verdict").mkdir()
     (tmp_path / "verdict" / "validation.html").write_text("<p>validated</p>")
+    tuned = [tmp_path / "tuned-moco", tmp_path / "tuned-pixels"]
+    for folder in tuned:
+        folder.mkdir()
+    (tuned[0] / "fusion.html").write_text("<p>fused</p>")
     out = tmp_path / "out"
-    judge.compare(tmp_path / "verdict", folders(root, "scores"), folders(root, "findings"), out)
+    judge.compare(tmp_path / "verdict", folders(root, "scores"), folders(root, "findings"), tuned, out)
     page = (out / "index.html").read_text()
-    for name in ("xr-moco/map.png", "xr-pixels/fairness.html", "xr-moco/audit.html", "leaderboard.html"):
+    for name in (
+        "xr-moco/map.png",
+        "xr-pixels/fairness.html",
+        "xr-moco/audit.html",
+        "xr-moco/fusion.html",
+        "leaderboard.html",
+    ):
         assert f'href="{name}"' in page
         assert (out / name).is_file()
+    assert "xr-pixels/fusion.html" not in page
     assert json.loads((root / "moco" / "scores" / "probe.json").read_text())["run"]["data_digest"] in page
     assert "made by a test" in page
 

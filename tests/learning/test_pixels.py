@@ -1,9 +1,16 @@
 """Principal components against the singular value decomposition."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from small_encoders import SIZE, SMALL
 
+from hilum.data.store import Dataset
+from hilum.learning import encoders
 from hilum.learning.encoders.pixels import principal_components
+from hilum.learning.engine.batches import TrainImages
 
 random = np.random.default_rng(0)
 
@@ -28,3 +35,18 @@ def test_directions_beyond_the_rank_are_left_out(p: int) -> None:
     x = np.concatenate([x] * (7 if p == 9 else 1))
     _, components = principal_components(x, 10)
     assert len(components) == 2  # three different images span two directions about their mean
+
+
+def test_embeddings_are_scores_on_the_components(tiny_dataset: Path) -> None:
+    """Over the train images scores have mean 0, are uncorrelated, and fall in variance; nothing is trained in steps."""
+    images = TrainImages(Dataset.open(tiny_dataset), "XR", torch.device("cpu"))
+    encoder = encoders.build(SMALL["pixels"], SIZE)
+    encoder.fit(images, seed=0)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    z = encoder.encode(images.batch(torch.arange(len(images))).x_BCHW).double()
+    torch.testing.assert_close(z.mean(dim=0), torch.zeros(8, dtype=torch.float64), atol=1e-6, rtol=0)
+    covariance = torch.cov(z.T)
+    variance = covariance.diagonal()
+    assert (variance.diff() < 0).all()
+    off = covariance - torch.diag(variance)
+    assert off.abs().max() < 1e-5 * variance[0]

@@ -24,7 +24,7 @@ gate: {min_auroc: 0.0, max_auroc_gap: 1.0}
 
 def hilum_run(source, recipe, out, *more):
     return subprocess.run(
-        [sys.executable, "-m", "hilum.cli", "run", "--source", source, "--recipe", recipe, "--out", out, *more],
+        [sys.executable, "-m", "hilum", "run", "--source", source, "--recipe", recipe, "--out", out, *more],
         capture_output=True,
         text=True,
         check=False,

@@ -22,6 +22,7 @@ _REPORTS: Final = {  # what a reader wants of one encoder, and the sentence that
     "fairness.html": "fairness by group",
     "audit.html": "drift and quality (Evidently)",
     "scores.csv": "probe scores",
+    "fusion.html": "fine-tuning and fusion",
 }
 ROC_POINTS: Final = 200  # enough for a smooth curve on a screen
 
@@ -64,13 +65,14 @@ def _roc(predictions: pd.DataFrame, label: str) -> tuple[list[float], list[float
     return fpr[kept].tolist(), tpr[kept].tolist(), thresholds[kept].tolist()
 
 
-def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], out: Path) -> None:
+def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], tuned: Sequence[Path], out: Path) -> None:
     """Write the leaderboard and gather every report of the run under one index page.
 
     Args:
         verdict: The validation folder.
         scores: One probe folder per encoder and modality.
         findings: The audit folder of each, in the same order.
+        tuned: The fine-tuning folder of each, likewise; empty where none was asked for.
         out: Gets leaderboard.csv, .md and .html, index.html, and one folder per modality and encoder.
     """
     from hilum.judgement import leaderboard
@@ -78,12 +80,12 @@ def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], out
     leaderboard.run(list(scores), out)
     shutil.copyfile(verdict / "validation.html", out / "validation.html")
     rows = []
-    for probed, audited in zip(scores, findings, strict=True):
+    for probed, audited, fused in zip(scores, findings, tuned, strict=True):
         facts = read_json(probed / PROBE_FACTS)
         folder = out / f"{facts['modality'].lower()}-{facts['encoder']}"
         folder.mkdir(exist_ok=True)
-        for source in (probed, audited):
-            for name in (*_REPORTS, "fairness.csv", "head.json"):
+        for source in (probed, audited, fused):
+            for name in (*_REPORTS, "fairness.csv", "head.json", "fusion.csv"):
                 if (source / name).is_file():
                     shutil.copyfile(source / name, folder / name)
         rows.append((facts["modality"], facts["encoder"], *(_link(folder, name) for name in _REPORTS)))
@@ -101,7 +103,7 @@ def _index(rows: list[tuple[Any, ...]], run: dict[str, str], caution: str) -> st
         '<p><a href="leaderboard.html">Leaderboard</a> &middot; <a href="validation.html">Validation of the dataset</a>'
         ' &middot; <a href="leaderboard.csv">leaderboard.csv</a></p>'
     )
-    columns = ["modality", "encoder", "map", "fairness", "drift and quality", "scores"]
+    columns = ["modality", "encoder", "map", "fairness", "drift and quality", "scores", "fine-tuning"]
     lead = "Every report of one run: the data's validation, the comparison of encoders, and each encoder's evidence."
     return page("Reports of the run", lead, [links, tag("h2", "By encoder"), table(columns, rows)], run, caution)
 

@@ -27,6 +27,7 @@ from hilum.recipe.encoders import Pairing as Pairing
 from hilum.recipe.encoders import Pixels as Pixels
 from hilum.recipe.encoders import Supervised as Supervised
 from hilum.recipe.encoders import Vae as Vae
+from hilum.recipe.finetune import Finetune as Finetune
 from hilum.recipe.section import Section as Section
 
 
@@ -176,6 +177,7 @@ class Recipe(Section):
     train_each: dict[str, dict[str, Any]] = Field(
         {}, description="Values of `train` that hold for one encoder only, by its name."
     )
+    finetune: Finetune = Finetune()
     probe: Probe = Probe()
     audit: Audit = Audit()
     gate: Gate = Gate()
@@ -244,6 +246,7 @@ def compose(
         "train": {"epochs": epochs, "seed": seed},
         "probe": {"seed": seed},
         "audit": {"label": label, "seed": seed},
+        "finetune": {"label": label, "seed": seed},
         "export": {"label": label, "encoder": release_encoder},
         "gate": {"min_auroc": gate_min_auroc, "max_auroc_gap": gate_max_auroc_gap},
     }

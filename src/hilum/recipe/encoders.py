@@ -36,7 +36,10 @@ class Backbone(Section):
     )
     norm: Literal["group", "batch"] = "batch"
     stem: Literal["3x3", "7x7"] = Field("3x3", description="3x3 for about 64 pixels; 7x7, which halves twice, for 224.")
-    weights: str = Field("", description="A file of ImageNet weights to begin with; random where empty.")
+    weights: str = Field(
+        "",
+        description="A file of ImageNet weights to begin with; `imagenet` for the published ones; random where empty.",
+    )
 
 
 class Moco(Section):
@@ -79,6 +82,9 @@ class Discern(MedAug):
     hard_share: float = Field(0.9, gt=0, lt=1, description="Mode mass: share of the weight on different diseases.")
     weight_labels: tuple[str, ...] = Field(
         (), description="Labels whose agreement is compared; all but the target and its kin where empty."
+    )
+    unknown_labels: Literal["absent", "left_out"] = Field(
+        "absent", description="What is not mentioned is taken for absent; or two images are compared without it."
     )
     target_labels: tuple[str, ...] = Field(
         ("pneumonia", "lung_opacity", "consolidation", "infiltration"),

@@ -25,7 +25,7 @@ def test_an_epoch_sees_each_train_image_once_in_batches_of_nearly_one_size(
 ) -> None:
     manifest = Dataset.open(tiny_dataset).manifest
     batches = images.epoch(0, seed=0, batch_size=16)
-    rows = np.concatenate([images.batch(numbers).rows_B.numpy() for numbers in batches])
+    rows = np.concatenate([images.batch(numbers).rows_G for numbers in batches])
     assert sorted(rows) == list(np.flatnonzero(manifest["split"] == "train"))
     sizes = [len(numbers) for numbers in batches]
     assert max(sizes) <= 16
@@ -46,7 +46,7 @@ def test_the_order_follows_from_seed_and_epoch_alone(images: TrainImages) -> Non
 def test_a_batch_holds_the_images_and_patients_of_its_rows(images: TrainImages, tiny_dataset: Path) -> None:
     dataset = Dataset.open(tiny_dataset)
     batch = images.batch(torch.tensor([5, 0, 9, 1]))
-    rows = batch.rows_B.numpy()
+    rows = batch.rows_G
     assert batch.x_BCHW.dtype == torch.float32
     np.testing.assert_allclose(batch.x_BCHW[:, 0].numpy(), dataset.images[rows] / 255.0, rtol=1e-6)
     assert batch.patients_B.dtype == torch.int64

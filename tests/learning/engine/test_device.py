@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hilum.learning import device
+from hilum.learning.engine import device
 from hilum.learning.nets.resnet import ResNet
 from hilum.recipe import Backbone
 
@@ -23,7 +23,7 @@ def test_a_narrow_network_trains_on_two_threads():
     """In channels-last layout this died of a corrupted heap; in a process of its own, so that it may."""
     code = (
         "import torch; torch.set_num_threads(2)\n"
-        "from hilum.learning import device\n"
+        "from hilum.learning.engine import device\n"
         "from hilum.learning.nets.resnet import ResNet\n"
         "from hilum.recipe import Backbone\n"
         "for width in (8, 12):\n"

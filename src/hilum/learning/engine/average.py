@@ -14,17 +14,23 @@ class Average:
     def __init__(self, modules: nn.Module, decay: float) -> None:
         self._modules = modules
         self._decay = decay
-        self._shadow = {name: value.detach().clone() for name, value in modules.state_dict().items()}
+        # The state's tensors are the modules' own: they are changed in place for as long as a run lasts.
+        self._state = modules.state_dict()
+        self._shadow = {name: value.detach().clone() for name, value in self._state.items()}
+        self._averaged = [name for name, value in self._state.items() if value.is_floating_point()]
+        self._taken = [name for name, value in self._state.items() if not value.is_floating_point()]
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """Move the shadow towards the weights after step `step` (from 0); integer buffers are taken as they are."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, value in self._modules.state_dict().items():
-            if value.is_floating_point():
-                self._shadow[name].lerp_(value, 1.0 - decay)
-            else:
-                self._shadow[name].copy_(value)
+        shadows, values = (
+            [self._shadow[name] for name in self._averaged],
+            [self._state[name] for name in self._averaged],
+        )
+        torch._foreach_lerp_(shadows, values, 1.0 - decay)  # all tensors in few kernels
+        for name in self._taken:
+            self._shadow[name].copy_(self._state[name])
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

@@ -1,11 +1,13 @@
 """Which images an encoder learns from, in which order, and what a batch carries.
 
-B: images of this worker's part of a batch, N: images of the train split, C: 1 channel, H x W: pixels, L: labels.
+B: images of this worker's part of a batch, R: those and their partners, N: images of the train split, C: 1 channel,
+H x W: pixels, L: labels.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,14 +17,15 @@ from torch import Tensor
 
 from hilum.data.store import Dataset
 from hilum.errors import TrainingError
-from hilum.learning.engine import device as devices
-from hilum.learning.engine import workers
+from hilum.learning.engine import places, room, workers
 from hilum.learning.engine.draws import mixed
 from hilum.learning.pairs import Pairs
 from hilum.recipe import Pairing
 
 BLOCK: Final = 256  # images read at once where order does not matter
 ORDER, PARTNER, STEP = range(3)  # what a seed is mixed with, so that no two uses share random numbers
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,24 @@ class Batch:
     done: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A batch before its images are there: the numbers of the global batch and of its partners, and this part of it."""
+
+    numbers_G: Tensor
+    partners_G: Tensor | None
+    part: slice
+    step: int
+    done: float
+
+    def wanted(self) -> Tensor:
+        """Numbers of the images to read, those of the partners last, int64 (R,)."""
+        numbers_B = self.numbers_G[self.part]
+        return numbers_B if self.partners_G is None else torch.cat([numbers_B, self.partners_G[self.part]])
+
+
 class TrainImages:
-    """The images of one modality's train split; on a GPU whole where they fit, else read from the memory map.
+    """The images of one modality's train split, as near to the arithmetic as they fit (hilum.learning.engine.places).
 
     Attributes:
         rows_N: Row numbers in the dataset's manifest, ascending.
@@ -64,7 +83,26 @@ class TrainImages:
         labels: Names of all labels that the dataset has.
     """
 
-    def __init__(self, dataset: Dataset, modality: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        modality: str,
+        device: torch.device,
+        store: Literal["auto", "gpu", "pinned", "mapped"] = "auto",
+        beside: int | None = None,
+    ) -> None:
+        """Find the images and bring them to their place.
+
+        Args:
+            dataset: A dataset folder, opened.
+            modality: Of the images.
+            device: Where the arithmetic runs.
+            store: Where the images are to lie; `auto` is the nearest place that holds them.
+            beside: Bytes of the GPU's memory that a step needs besides them; half of what is free where not known.
+
+        Raises:
+            TrainingError: There is nothing to train on, a patient is in two splits, or `store` cannot hold the images.
+        """
         self.rows_N = dataset.rows(modality, ["train"])
         if len(self.rows_N) == 0:
             raise TrainingError(
@@ -91,8 +129,9 @@ class TrainImages:
         self._resolved = dataset.labels().iloc[self.rows_N].reset_index(drop=True)
         self._device = device
         self._images = dataset.images
-        whole = len(self.rows_N) * self.size**2
-        self._resident = torch.from_numpy(self.pixels()).to(device) if devices.fits(whole, device) else None
+        self._place = places.settle(self._images, self.rows_N, device, store, beside)
+        told = room.size_told(places.store_bytes(self._images, len(self)))
+        log.info("%d %s images of %d px, %s, %s", len(self), modality, self.size, told, self._place.told)
         self._labels_NL = self.label_values(())
         self._pairs: Pairs | None = None
 
@@ -134,9 +173,7 @@ class TrainImages:
 
     def images(self, numbers_B: Tensor) -> Tensor:
         """Images by their numbers within the train split, float32 in [0, 1], (B, 1, H, W)."""
-        if self._resident is not None:
-            return unit_range(self._resident[numbers_B.to(self._device)])
-        return unit_range(torch.from_numpy(self.pixels(numbers_B.cpu().numpy())).to(self._device))
+        return unit_range(self._place.take(numbers_B))
 
     def batch(self, numbers_G: Tensor, seed: int = 0, step: int = 0, done: float = 0.0) -> Batch:
         """This worker's part of a global batch.
@@ -147,34 +184,44 @@ class TrainImages:
             step: From 0; partners are a function of seed and step.
             done: Share of the run's steps that lie behind.
         """
-        part = workers.part_of(len(numbers_G))
-        numbers_B = numbers_G[part]
-        named, partners_BCHW = numbers_G, None
-        if self._pairs is not None:
-            partners_G = self._pairs.draw(numbers_G, mixed(seed, step, PARTNER))
-            partners_BCHW = self.images(partners_G[part])
-            named = torch.cat([numbers_G, partners_G])
-        placed_B = numbers_B.to(self._device)
-        return Batch(
-            x_BCHW=self.images(numbers_B),
-            rows_G=self.rows_N[named.numpy()],
-            patients_B=self.patients_N[placed_B],
-            numbers_B=placed_B,
-            labels_BL=self._labels_NL[placed_B],
-            partners_BCHW=partners_BCHW,
-            n=len(numbers_G),
-            step=step,
-            done=done,
-        )
+        plan = self._plan(numbers_G, seed, step, done)
+        return self._made(plan, self._place.take(plan.wanted()))
 
     def stream(self, start: int, n_steps: int, seed: int, batch_size: int) -> Iterator[Batch]:
         """The batches of the steps `start` to `n_steps` - 1: epoch after epoch, each in its own order."""
+        plans = self._plans(start, n_steps, seed, batch_size)
+        for plan, x_RHW in self._place.ahead((plan, plan.wanted()) for plan in plans):
+            yield self._made(plan, x_RHW)
+
+    def _plans(self, start: int, n_steps: int, seed: int, batch_size: int) -> Iterator["_Plan"]:
         per_epoch = self.batches_per_epoch(batch_size)
         order: tuple[Tensor, ...] = ()
         for step in range(start, n_steps):
             if not order or step % per_epoch == 0:
                 order = self.epoch(step // per_epoch, seed, batch_size)
-            yield self.batch(order[step % per_epoch], seed, step, step / n_steps)
+            yield self._plan(order[step % per_epoch], seed, step, step / n_steps)
+
+    def _plan(self, numbers_G: Tensor, seed: int, step: int, done: float) -> "_Plan":
+        partners_G = None if self._pairs is None else self._pairs.draw(numbers_G, mixed(seed, step, PARTNER))
+        return _Plan(numbers_G, partners_G, workers.part_of(len(numbers_G)), step, done)
+
+    def _made(self, plan: "_Plan", x_RHW: Tensor) -> Batch:
+        """The batch of a plan and the images that it wanted."""
+        x_RCHW = unit_range(x_RHW)
+        n = plan.part.stop - plan.part.start
+        named = plan.numbers_G if plan.partners_G is None else torch.cat([plan.numbers_G, plan.partners_G])
+        placed_B = plan.numbers_G[plan.part].to(self._device)
+        return Batch(
+            x_BCHW=x_RCHW[:n],
+            rows_G=self.rows_N[named.numpy()],
+            patients_B=self.patients_N[placed_B],
+            numbers_B=placed_B,
+            labels_BL=self._labels_NL[placed_B],
+            partners_BCHW=None if plan.partners_G is None else x_RCHW[n:],
+            n=len(plan.numbers_G),
+            step=plan.step,
+            done=plan.done,
+        )
 
     def epoch(self, epoch: int, seed: int, batch_size: int) -> tuple[Tensor, ...]:
         """Numbers of every image once, in an order that only `seed` and `epoch` decide, in batches of nearly one size.

@@ -7,7 +7,9 @@ checkpoint.best.pt       the one after the epoch with the lowest mean loss
 
 import logging
 import os
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,32 +36,48 @@ def save(folder: Path, state: dict[str, Any], best: bool = False) -> None:
         TrainingError: It could not be written, as when the disk is full; the checkpoints that were there still are.
     """
     newest = folder / NEWEST
-    try:
-        partial = write(newest, state)
-    except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk with a RuntimeError
-        newest.with_name(newest.name + ".partial").unlink(missing_ok=True)
-        raise TrainingError(
-            f"the checkpoint of step {state.get('step')} could not be written to {folder}: {error}; free some space "
-            "and train again: the run goes on from the checkpoint before"
-        ) from error
+    partial = write(newest, state)
     if best:
-        link = folder / (BEST + ".partial")
-        link.unlink(missing_ok=True)
-        os.link(partial, link)
-        link.replace(folder / BEST)
+        same = folder / (BEST + ".partial")
+        same.unlink(missing_ok=True)
+        try:
+            os.link(partial, same)
+        except OSError:  # not every file system has a second name for a file
+            _or_say_so(same, lambda: shutil.copyfile(partial, same))
+        same.replace(folder / BEST)
     if newest.exists():
         newest.replace(folder / PREVIOUS)
     partial.replace(newest)
 
 
 def write(path: Path, state: dict[str, Any]) -> Path:
-    """Write `state` to the disk beside `path`; the caller renames the returned file into place."""
+    """Write `state` to the disk beside `path`; the caller renames the returned file into place.
+
+    Raises:
+        TrainingError: It could not be written; nothing is left of the attempt.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as stream:
-        torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())  # else a power cut could leave the new name on an empty file
+
+    def attempt() -> None:
+        with partial.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut could leave the new name on an empty file
+
+    _or_say_so(partial, attempt)
     return partial
+
+
+def _or_say_so(path: Path, attempt: Callable[[], object]) -> None:
+    try:
+        attempt()
+    except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk with a RuntimeError
+        path.unlink(missing_ok=True)
+        told = error if isinstance(error, OSError) else error.__context__ or error
+        raise TrainingError(
+            f"{path.name.removesuffix('.partial')} could not be written to {path.parent}: {told}; free some space and "
+            "train again: the run goes on from the last checkpoint there"
+        ) from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -32,16 +32,12 @@ def lay_out(module: nn.Module) -> None:
     """Put weights channels last, which is faster, where every convolution has channels enough for it to be safe.
 
     With fewer than 16 channels and more than one thread, torch 2.13's channels-last convolutions on the CPU write
-    beyond their memory in the backward pass: the process dies, or worse, does not (tests/learning/test_device.py).
+    beyond their memory in the backward pass: the process dies, or worse, does not
+    (tests/learning/engine/test_device.py).
     """
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     if all(layer.out_channels >= SAFE_CHANNELS for layer in convolutions):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def generator(device: torch.device, seed: int) -> torch.Generator:
-    """A random generator of its own on `device`; nothing in training draws from torch's global one."""
-    return torch.Generator(device=device).manual_seed(seed)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -1,0 +1,91 @@
+"""Verbs that make a release and answer with it."""
+
+from pathlib import Path
+
+import click
+
+from hilum.cli.options import EXISTING, FILE, FOLDER, recipe_of, recipe_option, verb
+from hilum.errors import HilumError, UsageError
+
+
+@verb("hilum export data/nih224 --run runs/moco --probe probes/moco --audit audits/moco --out releases/xr-moco")
+@click.argument("dataset", type=EXISTING)
+@click.option("--run", "encoder_run", type=EXISTING, required=True, help="What `hilum train` wrote.")
+@click.option("--probe", "probed", type=EXISTING, help="What `hilum probe` wrote; its head answers for the label.")
+@click.option("--audit", "audited", type=EXISTING, help="What `hilum audit` wrote; its hash enters the dossier.")
+@click.option(
+    "--gate", "verdict", type=EXISTING, help="Folder of gate.json; a release that the gate refused is not made."
+)
+@click.option("--out", type=FOLDER, required=True, help="The release folder to write.")
+@recipe_option
+def export(
+    dataset: Path,
+    encoder_run: Path,
+    probed: Path | None,
+    audited: Path | None,
+    verdict: Path | None,
+    out: Path,
+    recipe: Path | None,
+) -> None:
+    """Export a release: ONNX, card, golden images, archives, dossier."""
+    from hilum.delivery import export as exporting
+
+    exporting.export(
+        dataset,
+        encoder_run,
+        recipe_of(recipe).export,
+        out,
+        scores=probed,
+        findings=audited,
+        verdict=verdict,
+        serving=_serving(),
+    )
+    click.echo(f"wrote {out}")
+
+
+@verb("hilum predict out/demo/releases/xr-moco film.png film.dcm --out answers.parquet")
+@click.argument("release", type=EXISTING)
+@click.argument("files", nargs=-1, required=True, type=FILE)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Parquet file; JSON lines without it.")
+def predict(release: Path, files: tuple[Path, ...], out: Path | None) -> None:
+    """Answer for image files, without a server."""
+    from hilum.delivery import batch
+
+    failed = batch.predict(release, files, out)
+    if failed:
+        raise HilumError(f"{failed} of {len(files)} files were refused; their reasons are in the answers")
+
+
+@verb("hilum serve out/demo/releases/xr-moco out/demo/releases/mr-moco --port 8080")
+@click.argument("releases", nargs=-1, required=True, type=EXISTING)
+@click.option("--port", default=8080, show_default=True, help="Of predictions; management is port + 1, metrics + 2.")
+@click.option("--workers", type=click.IntRange(1), help="Processes per model.  [default: usable cores, shared]")
+def serve(releases: tuple[Path, ...], port: int, workers: int | None) -> None:
+    """Serve releases with TorchServe until Ctrl-C."""
+    from hilum.delivery import torchserve
+
+    torchserve.serve(list(releases), port=port, workers=workers, serving=_serving())
+
+
+@click.group()
+def dossier() -> None:
+    """The chain of hashes from a release back to its data, code and recipe."""
+
+
+@dossier.command(epilog="\b\nExample:\n  hilum dossier verify out/demo/releases/xr-moco")
+@click.argument("release", type=EXISTING)
+def verify(release: Path) -> None:
+    """Recompute a release's dossier; exit status 1 names the file that differs."""
+    from hilum.delivery import dossier as dossiers
+
+    click.echo(f"{release}: dossier {dossiers.verify(release)} holds")
+
+
+def _serving() -> Path:
+    """The folder of the TorchServe handlers, which is installed beside hilum."""
+    import importlib.util
+
+    found = importlib.util.find_spec("serving")
+    if found is None or not found.submodule_search_locations:
+        raise UsageError("the TorchServe handlers (serving/) are not installed; install hilum from its checkout")
+    return Path(found.submodule_search_locations[0])
