@@ -70,7 +70,7 @@ def imagine(
     dataset: Path, encoder_run: Path, attributes: tuple[str, ...], patients: int, steps: int, seed: int, out: Path
 ) -> None:
     """Draw what an embedding holds: rebuilt, halfway between two patients, and moved along an attribute."""
-    from hilum.learning import strips
+    from hilum.learning.pictures import strips
 
     strips.run(dataset, encoder_run, out, attributes, patients, steps, seed)
     click.echo(f"wrote {', '.join(path.name for path in sorted(out.glob('*.png')))} and strips.json to {out}")

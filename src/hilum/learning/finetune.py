@@ -2,7 +2,7 @@
 
 A fine-tuning is a folder:
 
-weights.pt            the embedder and the fusion (hilum.learning.nets.fusion.FineTuned) of the best epoch on val
+weights.pt            the embedder and the fusion (hilum.learning.finetuning.fusion.FineTuned) of the best epoch on val
 card.json             what it is, each trial with its val score, the chosen one; written last: then it is finished
 recipe.json           the recipe's `finetune` section with this mode and fusion
 metrics.jsonl         one line per epoch of each trial
@@ -33,12 +33,12 @@ from hilum.data.store import Dataset, write_json
 from hilum.errors import DatasetError, TrainingError, UsageError
 from hilum.identity import Run, code_revision, digest_file
 from hilum.learning import embedding, encoders
-from hilum.learning.cases import Cases, Films, gather
 from hilum.learning.engine import checkpoint, device
 from hilum.learning.engine.batches import blocks
-from hilum.learning.nets import fusion as fusions
-from hilum.learning.nets.fusion import BY_GRADIENTS, FineTuned
-from hilum.learning.trials import Search, same
+from hilum.learning.finetuning import fusion as fusions
+from hilum.learning.finetuning.cases import Cases, Films, gather
+from hilum.learning.finetuning.fusion import BY_GRADIENTS, FineTuned
+from hilum.learning.finetuning.trials import Search, same
 from hilum.recipe import Train, digest, parse, read
 from hilum.recipe.finetune import Finetune, Fusion, Mode
 

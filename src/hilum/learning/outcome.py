@@ -15,6 +15,7 @@ from hilum.learning.collapse import judge
 from hilum.learning.engine import checkpoint, workers
 from hilum.learning.engine.batches import TrainImages
 from hilum.learning.engine.metrics import METRICS
+from hilum.learning.nets.embedder import Embedder
 from hilum.recipe import Train
 
 JUDGED: Final = 1024  # train images on which collapse is judged
@@ -73,6 +74,8 @@ def write(
         "epochs": recipe.epochs if (out / METRICS).exists() else 0,
         "n_images": len(images),
         "n_patients": images.n_patients,
+        "labels": list(encoder.labels),
+        "begun_with": next((part.begun_with for part in embedder.modules() if isinstance(part, Embedder)), ""),
         "pair_fallback_share": images.pairs.fallback_share if images.pairs else None,
         "workers": workers.count(),
         "device": where.type,

@@ -29,14 +29,15 @@ def pick() -> torch.device:
 
 
 def lay_out(module: nn.Module) -> None:
-    """Put weights channels last, which is faster, where every convolution has channels enough for it to be safe.
+    """Put weights channels last, which is faster; on the CPU only where every convolution has channels enough for it.
 
     With fewer than 16 channels and more than one thread, torch 2.13's channels-last convolutions on the CPU write
     beyond their memory in the backward pass: the process dies, or worse, does not
     (tests/learning/engine/test_device.py).
     """
+    on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    if all(layer.out_channels >= SAFE_CHANNELS for layer in convolutions):
+    if not on_cpu or all(layer.out_channels >= SAFE_CHANNELS for layer in convolutions):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

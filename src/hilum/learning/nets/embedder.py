@@ -5,6 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from hilum.identity import digest_file
 from hilum.learning.engine.batches import TrainImages
 from hilum.learning.nets import pretrained, published
 from hilum.learning.nets.densenet import LAYERS, DenseNet
@@ -21,6 +22,7 @@ class Embedder(nn.Module):
         dim: D.
         mean: Of the train images' grey values, on the scale 0 to 1.
         std: Likewise.
+        begun_with: SHA-256 of the file of weights that were loaded, in hex; empty where none were.
     """
 
     mean: Tensor
@@ -37,6 +39,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.net = net
         self.dim = dim
+        self.begun_with = ""
         self._section = section
         self.register_buffer("mean", torch.tensor(0.5))
         self.register_buffer("std", torch.tensor(0.25))
@@ -78,6 +81,7 @@ class Embedder(nn.Module):
         pretrained.suits(self._section)
         path = published.locate(self._section)
         pretrained.load(self.net, self._section, path, float(self.mean), float(self.std))
+        self.begun_with = digest_file(path)
 
 
 def embedder(section: Backbone) -> Embedder:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hilum.learning.engine.draws import Draws
-from hilum.learning.nets import fusion
+from hilum.learning.finetuning import fusion
 
 D, C, E, B = 6, 3, 4, 50
 

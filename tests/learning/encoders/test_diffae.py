@@ -24,7 +24,7 @@ SMALL = Diffae(
     attention_levels=(1,),
     dropout=0,
 )
-RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
+RECIPES = Path(__file__).resolve().parents[3] / "pipelines" / "recipes"
 
 
 def made(**changes: object) -> DiffusionAutoencoder:

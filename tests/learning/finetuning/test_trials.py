@@ -6,8 +6,8 @@ import torch
 from small_encoders import SIZE, SMALL
 
 from hilum.learning import encoders
-from hilum.learning.nets import fusion
-from hilum.learning.trials import auroc, order, rate_groups, stages
+from hilum.learning.finetuning import fusion
+from hilum.learning.finetuning.trials import auroc, order, rate_groups, stages
 from hilum.recipe import Finetune
 
 

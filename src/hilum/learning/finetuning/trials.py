@@ -22,12 +22,12 @@ from hilum import progress
 from hilum.data.clinical import Clinical
 from hilum.errors import TrainingError, UsageError
 from hilum.learning.augment import augment
-from hilum.learning.cases import Cases, Films
 from hilum.learning.engine import checkpoint, device
 from hilum.learning.engine.batches import BLOCK, blocks
 from hilum.learning.engine.draws import Draws, mixed
-from hilum.learning.nets import fusion as fusions
-from hilum.learning.nets.fusion import FineTuned
+from hilum.learning.finetuning import fusion as fusions
+from hilum.learning.finetuning.cases import Cases, Films
+from hilum.learning.finetuning.fusion import FineTuned
 from hilum.recipe.finetune import Finetune, Fusion, Mode
 
 METRICS: Final = "metrics.jsonl"

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from hilum.data.store import Dataset
 from hilum.errors import DatasetError, UsageError
-from hilum.learning import directions
+from hilum.learning.pictures import directions
 
 N, D = 300, 6
 

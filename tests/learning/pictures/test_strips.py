@@ -12,8 +12,9 @@ from PIL import Image
 
 from hilum.data.store import Dataset
 from hilum.errors import DatasetError, TrainingError, UsageError
-from hilum.learning import imaging, sheet, strips, training
-from hilum.learning.imaging import Codes, mixed
+from hilum.learning import training
+from hilum.learning.pictures import imaging, sheet, strips
+from hilum.learning.pictures.imaging import Codes, mixed
 from hilum.recipe import Backbone, Diffae, Optimizer, Pixels, Section, Train, Vae
 
 SECTIONS: dict[str, Section] = {
@@ -104,7 +105,7 @@ def test_directions_move_what_is_known_to_show_the_attribute(tmp_path: Path) -> 
         data, Train.model_validate({**recipe, "optimizer": Optimizer(learning_rate=3e-3)}), tmp_path / "r"
     )
     dataset, imager = Dataset.open(data), imaging.load(run, 10)
-    from hilum.learning import directions
+    from hilum.learning.pictures import directions
 
     rows = dataset.rows("XR", ["train"])
     codes = imager.codes(np.ascontiguousarray(dataset.images[rows]))

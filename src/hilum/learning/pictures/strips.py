@@ -24,11 +24,12 @@ from hilum import progress
 from hilum.data.store import Dataset, write_json
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision
-from hilum.learning import directions, embedding, imaging, sheet
-from hilum.learning.directions import Direction
+from hilum.learning import embedding
 from hilum.learning.engine.batches import blocks
-from hilum.learning.imaging import Codes, Imager, Pixels, mixed
-from hilum.learning.sheet import Row, Sheet
+from hilum.learning.pictures import directions, imaging, sheet
+from hilum.learning.pictures.directions import Direction
+from hilum.learning.pictures.imaging import Codes, Imager, Pixels, mixed
+from hilum.learning.pictures.sheet import Row, Sheet
 
 FACTS: Final = "strips.json"
 STEPS_ALONG: Final = (-3, -2, -1, 0, 1, 2, 3)  # standard deviations of the probe's score
