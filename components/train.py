@@ -23,12 +23,12 @@ def plan(dataset: dsl.Input[dsl.Dataset], passed: str, code: str, recipe: dict) 
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def train(dataset: dsl.Input[dsl.Dataset], code: str, recipe: dict, encoder: dsl.Output[dsl.Model]):
-    """Train one encoder on the train split of one modality."""
+    """Train one encoder on the train split of one modality, on all GPUs that the step was given."""
     from pathlib import Path
 
-    from hilum.learning import training
+    from hilum.learning import launching
     from hilum.recipe import Train
 
     section = Train.model_validate(recipe)
-    training.run(Path(dataset.path), section, Path(encoder.path))
+    launching.run(Path(dataset.path), section, Path(encoder.path), launching.gpus())
     encoder.metadata.update(encoder=section.encoder.name, modality=section.modality, code_revision=code)

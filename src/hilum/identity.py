@@ -4,14 +4,23 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import TypedDict  # pydantic needs this one on Python 3.11
 
+from hilum.errors import TrainingError
+
 PACKAGE = Path(__file__).parent
 CODE_REVISION = "HILUM_CODE_REVISION"  # set in images, where there is neither git nor a working tree
+PARTS: Final = {  # of a run's identity, as a person calls them; in the order in which they are told
+    "recipe_digest": "recipe",
+    "data_digest": "dataset",
+    "code_revision": "code revision",
+    "encoder_weights": "encoder",
+}
 
 
 class Run(TypedDict):
@@ -55,6 +64,25 @@ def code_revision() -> str:
     if not commit:
         return content
     return commit if _git("status", "--porcelain", "--", ".") == "" else f"{commit}+{content}"
+
+
+def require_same(held: Mapping[str, Any], identity: Mapping[str, Any], out: Path, what: str = "run") -> None:
+    """Refuse a folder that another run has begun: its results would be taken for this one's.
+
+    Args:
+        held: The identity that the folder names.
+        identity: The identity of the run that is to be written there.
+        out: The folder.
+        what: What a run is called there.
+
+    Raises:
+        TrainingError: They differ; the message says in what.
+    """
+    other = [name for key, name in PARTS.items() if key in identity and held.get(key) != identity[key]]
+    if other:
+        raise TrainingError(
+            f"{out} holds a {what} with another {' and another '.join(other)}; name another folder, or remove this one"
+        )
 
 
 def _git(*arguments: str) -> str | None:

@@ -15,7 +15,8 @@ from hilum.data import parquet
 from hilum.data.store import Dataset, write_json
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError, UsageError
-from hilum.judgement import fusion, paired, stats
+from hilum.judgement import fusion, paired
+from hilum.ranking import auroc
 from hilum.recipe import Finetune
 
 O2 = "o2_saturation_pct"
@@ -87,7 +88,7 @@ def test_scores_and_gains_are_those_of_the_answers(ladder):
     table, out = ladder
     answers = {kind: parquet.read(out / "linear" / kind / "predictions.parquet") for kind in fusion.BY_GRADIENTS}
     for kind, one in answers.items():
-        assert value(table, kind) == pytest.approx(stats.auroc(one["truth"], one["score"]))
+        assert value(table, kind) == pytest.approx(auroc(one["truth"], one["score"]))
         assert value(table, kind, metric="auprc") == pytest.approx(average_precision_score(one["truth"], one["score"]))
     gain = paired.gain(answers["gated"], answers["image_only"], "binary", "auroc")
     assert [value(table, "gated", column=name) for name in ("gain", "gain_low", "gain_high")] == pytest.approx(

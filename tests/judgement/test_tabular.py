@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hilum.judgement import stats
 from hilum.judgement.tabular import PENALTIES, SETTINGS, _folds, fit_stack, fit_trees
+from hilum.ranking import auroc
 
 
 def measured(n_patients=150, seed=0):
@@ -22,7 +22,7 @@ def test_trees_find_what_is_there_and_live_with_what_is_missing():
     other, truth, _ = measured(seed=1)
     trees = fit_trees(raw, y, patients, seed=0)
     known = np.isfinite(other[:, 0])
-    assert stats.auroc(truth[known], trees.logits(other)[known]) > 0.95
+    assert auroc(truth[known], trees.logits(other)[known]) > 0.95
     assert len(set(trees.logits(other)[~known])) == 1  # nothing measured, one answer
     assert trees.setting in SETTINGS
     assert len(trees.log_losses) == len(SETTINGS)
@@ -51,7 +51,7 @@ def test_a_stack_trusts_the_logit_that_knows():
     assert stack.penalty in PENALTIES
     assert abs(stack.weight_2[0]) * 30 < 0.3 * stack.weight_2[1] * knows.std()
     stacked = stack.logits(np.stack([noise, knows], axis=1))
-    assert stats.auroc(y, stacked) == pytest.approx(stats.auroc(y, knows), abs=0.02)
+    assert auroc(y, stacked) == pytest.approx(auroc(y, knows), abs=0.02)
     swapped = fit_stack(np.stack([knows, noise], axis=1), y, patients, seed=0)
     np.testing.assert_allclose(swapped.logits(np.stack([knows, noise], axis=1)), stacked, atol=1e-3)
 

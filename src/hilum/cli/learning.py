@@ -17,6 +17,7 @@ from hilum.recipe import ENCODER_SECTIONS, Finetune
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the train split.")
 @click.option("--seed", type=int, help="Of weights, order and augmentation.")
 @click.option("--out", type=FOLDER, help="Folder of the run; killed and called again, it goes on.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes: one per GPU.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, refuse what cannot fit, and write nothing.")
 @recipe_option
 def train(
@@ -26,6 +27,7 @@ def train(
     epochs: int | None,
     seed: int | None,
     out: Path | None,
+    workers: int,
     dry_run: bool,
     recipe: Path | None,
 ) -> None:
@@ -40,9 +42,9 @@ def train(
         return
     if out is None:
         raise UsageError("name the folder of the run with --out, or ask only what it would take with --dry-run")
-    from hilum.learning import training
+    from hilum.learning import launching
 
-    training.run(dataset, section, out)
+    launching.run(dataset, section, out, workers)
     click.echo(f"wrote {out}")
 
 

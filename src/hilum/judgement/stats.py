@@ -120,24 +120,6 @@ def _times_drawn(random: np.random.Generator, replicates: int, n_patients: int) 
     return np.bincount(draws.ravel(), minlength=replicates * n_patients).reshape(replicates, n_patients).astype(float)
 
 
-def auroc(y: ArrayLike, score: ArrayLike) -> float:
-    """Area under the ROC curve by midranks (Hanley & McNeil 1982: the Wilcoxon statistic; ties count one half).
-
-    Args:
-        y: 1 or True for positive, 0 or False for negative, of shape (N,).
-        score: Higher means more likely positive, of shape (N,).
-
-    Returns:
-        In [0, 1]; NaN where one class is missing.
-    """
-    positive = np.asarray(y, dtype=float) == 1
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if n_positive == 0 or n_negative == 0:
-        return math.nan
-    ranks = pd.Series(np.asarray(score, dtype=float)).rank(method="average").to_numpy()
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
-
-
 def weighted_auroc(
     w_RN: Floats, y_N: NDArray[Any], score_N: NDArray[Any], stratum_N: NDArray[Any] | None = None
 ) -> Floats:

@@ -31,14 +31,14 @@ from hilum.data import parquet
 from hilum.data.clinical import Clinical
 from hilum.data.store import Dataset, write_json
 from hilum.errors import DatasetError, TrainingError, UsageError
-from hilum.identity import Run, code_revision, digest_file
+from hilum.identity import Run, code_revision, digest_file, require_same
 from hilum.learning import embedding, encoders
 from hilum.learning.engine import checkpoint, device
 from hilum.learning.engine.batches import blocks
 from hilum.learning.finetuning import fusion as fusions
 from hilum.learning.finetuning.cases import Cases, Films, gather
 from hilum.learning.finetuning.fusion import BY_GRADIENTS, FineTuned
-from hilum.learning.finetuning.trials import Search, same
+from hilum.learning.finetuning.trials import Search
 from hilum.recipe import Train, digest, parse, read
 from hilum.recipe.finetune import Finetune, Fusion, Mode
 
@@ -122,7 +122,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     if (out / embedding.CARD).exists():
         held = json.loads((out / embedding.CARD).read_text(encoding="utf-8"))
-        same({**held.get("run", {}), "encoder_weights": held.get("encoder_weights", "")}, identity, out)
+        require_same(
+            {**held.get("run", {}), "encoder_weights": held.get("encoder_weights", "")}, identity, out, "fine-tuning"
+        )
         log.info("the fine-tuning in the output folder is finished; kept")
         return out
     if opened.images.shape[-1] != encoder_card["size"]:

@@ -33,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hilum import progress
 from hilum.data.store import Dataset
 from hilum.errors import TrainingError
-from hilum.identity import Run, code_revision
+from hilum.identity import Run, code_revision, require_same
 from hilum.learning import embedding, encoders, outcome
 from hilum.learning.collapse import Watch
 from hilum.learning.engine import checkpoint, device, workers
@@ -76,7 +76,7 @@ def run(dataset: Path, recipe: Train, out: Path) -> Path:
         finished = (out / embedding.CARD).exists()
         workers.wait()  # before all have looked nobody writes a card
         if finished:
-            _same(json.loads((out / embedding.CARD).read_text(encoding="utf-8")).get("run", {}), identity, out)
+            require_same(json.loads((out / embedding.CARD).read_text(encoding="utf-8")).get("run", {}), identity, out)
             log.info("the run in the output folder is finished; kept")
             return out
         where = device.pick()
@@ -106,16 +106,6 @@ def run(dataset: Path, recipe: Train, out: Path) -> Path:
             checkpoint.discard(out)
         workers.wait()
     return out
-
-
-def _same(held: dict[str, str], identity: Run, out: Path) -> None:
-    """Refuse a folder that another run has begun."""
-    names = {"recipe_digest": "recipe", "data_digest": "dataset", "code_revision": "code revision"}
-    other = [name for key, name in names.items() if held.get(key) != identity[key]]  # type: ignore[literal-required]
-    if other:
-        raise TrainingError(
-            f"{out} holds a run with another {' and another '.join(other)}; name another folder, or remove this one"
-        )
 
 
 class _Step(nn.Module):
@@ -170,7 +160,7 @@ def _take_steps(
     moved = _Moved(encoder, moved_by(encoder, recipe.optimizer), average)
     begun: dict[str, Any] = {"step": 0, "metrics_bytes": 0, "best": math.inf, "losses": []}
     if found := checkpoint.load(out):
-        _same(found["run"], identity, out)
+        require_same(found["run"], identity, out)
         moved.restore(found)
         begun = {key: found[key] for key in begun}
         del found  # as large as all that is trained

@@ -20,9 +20,10 @@ from hilum import identity
 from hilum.data import parquet
 from hilum.data.store import Dataset
 from hilum.errors import CheckFailed, DatasetError, TrainingError, UsageError
-from hilum.judgement import paired, stats
+from hilum.judgement import paired
 from hilum.learning import finetune, training
 from hilum.learning.finetuning import fusion
+from hilum.ranking import auroc
 from hilum.recipe import Finetune, Train
 
 QUICK: dict[str, Any] = {
@@ -246,7 +247,7 @@ def test_masks_tell_what_values_do_not(blind: Path, pixels: Path, tmp_path: Path
     score = {}
     for kind in ("concatenation", "gated"):
         answers = parquet.read(tuned(data, pixels, tmp_path, kind, linear_epochs=30) / "predictions.parquet")
-        score[kind] = stats.auroc(answers["truth"], answers["score"])
+        score[kind] = auroc(answers["truth"], answers["score"])
     assert score["gated"] > 0.8 > 0.7 > score["concatenation"], score
 
 

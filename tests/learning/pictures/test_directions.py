@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from hilum.data.store import Dataset
 from hilum.errors import DatasetError, UsageError
 from hilum.learning.pictures import directions
+from hilum.ranking import auroc
 
 N, D = 300, 6
 
@@ -86,8 +87,8 @@ def test_too_few_patients_and_a_constant_attribute_are_refused(made: tuple[np.nd
 def test_auroc_counts_ties_half_as_sklearn_does() -> None:
     random = np.random.default_rng(0)
     scores, y = np.round(random.normal(size=200), 1), random.choice([-1.0, 1.0], 200)
-    assert directions.auroc(scores, y) == pytest.approx(roc_auc_score(y, scores))
-    assert np.isnan(directions.auroc(scores, np.ones(200)))
+    assert auroc(y > 0, scores) == pytest.approx(roc_auc_score(y, scores))
+    assert np.isnan(auroc(np.ones(200), scores))
 
 
 def test_quality_is_of_held_out_images_with_an_interval_over_patients(made: tuple[np.ndarray, ...]) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hilum import progress
 from hilum.data.clinical import Clinical
 from hilum.errors import TrainingError, UsageError
+from hilum.identity import require_same
 from hilum.learning.augment import augment
 from hilum.learning.engine import checkpoint, device
 from hilum.learning.engine.batches import BLOCK, blocks
@@ -28,27 +28,12 @@ from hilum.learning.engine.draws import Draws, mixed
 from hilum.learning.finetuning import fusion as fusions
 from hilum.learning.finetuning.cases import Cases, Films
 from hilum.learning.finetuning.fusion import FineTuned
+from hilum.ranking import auroc
 from hilum.recipe.finetune import Finetune, Fusion, Mode
 
 METRICS: Final = "metrics.jsonl"
 CHECKPOINT_SECONDS: Final = 10.0  # epochs on frozen features take milliseconds
 ORDER, VIEW, WITHOUT, INNER = range(4)  # what a seed is mixed with, so that no two uses share random numbers
-
-
-def same(held: dict[str, str], identity: dict[str, str], out: Path) -> None:
-    """Refuse a folder that another run has begun."""
-    names = {
-        "recipe_digest": "recipe",
-        "data_digest": "dataset",
-        "code_revision": "code revision",
-        "encoder_weights": "encoder",
-    }
-    other = [name for key, name in names.items() if held.get(key) != identity[key]]
-    if other:
-        raise TrainingError(
-            f"{out} holds a fine-tuning with another {' and another '.join(other)}; name another folder, or remove "
-            "this one"
-        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +60,7 @@ class Search:
         state: dict[str, Any] = checkpoint.load(out) or {
             "run": identity, "step": 0, "metrics_bytes": 0, "trials": [], "best": {}, "trial": {}
         }  # fmt: skip
-        same(state["run"], identity, out)
+        require_same(state["run"], identity, out, "fine-tuning")
         path = out / METRICS
         path.touch()
         saved = time.monotonic()
@@ -317,11 +302,3 @@ def stages(module: nn.Module) -> list[list[nn.Parameter]]:
             elif stage:
                 found.append(stage)
     return found
-
-
-def auroc(y_N: NDArray[Any], score_N: NDArray[Any]) -> float:
-    """Area under the ROC curve by midranks (Hanley and McNeil 1982); both classes are there."""
-    _, place_N, count_U = np.unique(score_N, return_inverse=True, return_counts=True)
-    rank_N = (np.cumsum(count_U) - (count_U - 1) / 2)[place_N]
-    n_positive, n_negative = int((y_N == 1).sum()), int((y_N == 0).sum())
-    return float((rank_N[y_N == 1].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))

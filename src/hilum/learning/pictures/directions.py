@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hilum.data.store import Dataset
 from hilum.errors import DatasetError, UsageError
+from hilum.ranking import auroc
 
 FOLDS: Final = 5
 RIDGES: Final = tuple(10.0**power for power in range(-4, 3))  # times N, as the squares of standardised features add up
@@ -192,7 +193,7 @@ def quality(
     sides = [y_N > 0, y_N < 0] if kind == "binary" else [np.ones(len(y_N), dtype=bool)] * 2
     if min(len(np.unique(codes_N[side])) for side in sides) < MIN_PATIENTS:
         return {**told, "remark": f"insufficient data: fewer than {MIN_PATIENTS} patients"}
-    of = auroc if kind == "binary" else _correlation
+    of = _ranking if kind == "binary" else _correlation
     rows_of = np.split(np.argsort(codes_N, kind="stable"), np.cumsum(np.bincount(codes_N))[:-1])
     random = np.random.default_rng(seed)
     drawn = []
@@ -203,14 +204,8 @@ def quality(
     return {**told, "value": of(score_N, y_N), "low": float(low), "high": float(high)}
 
 
-def auroc(score_N: Vector, y_N: Vector) -> float:
-    """The chance that an image with y > 0 scores above one without, ties counted half; NaN where one side is empty."""
-    more = y_N > 0
-    n_more, n_less = int(more.sum()), int((~more).sum())
-    if n_more == 0 or n_less == 0:
-        return float("nan")
-    ranks_N = pd.Series(score_N).rank().to_numpy()
-    return float((ranks_N[more].sum() - n_more * (n_more + 1) / 2) / (n_more * n_less))
+def _ranking(score_N: Vector, y_N: Vector) -> float:
+    return auroc(y_N > 0, score_N)
 
 
 def _correlation(score_N: Vector, y_N: Vector) -> float:
