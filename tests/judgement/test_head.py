@@ -12,7 +12,7 @@ from hilum.data.store import Dataset
 from hilum.data.vectors import Vectors
 from hilum.errors import CheckFailed, DatasetError
 from hilum.judgement import head
-from hilum.judgement.stats import auroc
+from hilum.ranking import auroc
 from hilum.recipe import Probe
 
 QUICK = Probe(bootstrap=200)

@@ -10,7 +10,7 @@ from making import make_dataset
 
 from hilum.errors import DatasetError, UsageError
 from hilum.judgement import leaderboard, paired, probes
-from hilum.judgement.stats import auroc
+from hilum.ranking import auroc
 from hilum.recipe import Probe
 
 QUICK = Probe(bootstrap=200, min_cases=3, c_grid=(1.0,), kernels=("rbf",))

@@ -4,7 +4,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.svm import SVC, SVR
 
 from hilum.judgement import svm
-from hilum.judgement.stats import auroc
+from hilum.ranking import auroc
 from hilum.recipe import Probe
 
 ONE = Probe(c_grid=(1.0,), scalings=("feature",))
