@@ -15,6 +15,16 @@ SIZE = 32
 MILD = Augment(  # the made images are mostly noise, of which stronger views leave nothing in common
     crop_area=(0.9, 1.0), rotate_degrees=3, brightness=0.05, contrast=0.1, gamma=0.1, noise=0.01, blur=0
 )
+STILL = Augment(  # views that are the images
+    crop_area=(1.0, 1.0),
+    crop_aspect=(1.0, 1.0),
+    rotate_degrees=0,
+    brightness=0,
+    contrast=0,
+    gamma=0,
+    blur=0,
+    noise=0,
+)
 CONTRAST = {"backbone": Backbone(width=8), "projection_dim": 16, "queue_size": 24, "augment": MILD}
 FOLDER = Path(tempfile.mkdtemp(prefix="hilum-weights-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)

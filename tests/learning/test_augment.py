@@ -4,25 +4,15 @@ import math
 
 import pytest
 import torch
+from small_encoders import STILL
 
 from hilum.learning.augment import augment
 from hilum.learning.engine.draws import Draws
 from hilum.recipe import Augment
 
-NOTHING = {
-    "crop_area": (1.0, 1.0),
-    "crop_aspect": (1.0, 1.0),
-    "rotate_degrees": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "gamma": 0.0,
-    "blur": 0.0,
-    "noise": 0.0,
-}
-
 
 def only(**changes: object) -> Augment:
-    return Augment.model_validate({**NOTHING, **changes})
+    return Augment.model_validate({**STILL.model_dump(), **changes})
 
 
 def draws(n: int = 4, seed: int = 0) -> Draws:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from runs import card, metrics, train_recipe
 
 from hilum.errors import TrainingError
@@ -27,7 +28,7 @@ def test_a_failure_of_the_workers_is_told_once(
     assert capfd.readouterr().err.count("hilum: the dataset has no MR images in its train split") == 1
 
 
-def test_without_a_gpu_one_worker_has_all_cores() -> None:
-    import torch
-
-    assert launching.gpus() == max(1, torch.cuda.device_count())
+@pytest.mark.parametrize(("n_gpus", "n_workers"), [(0, 1), (1, 1), (8, 8)])
+def test_a_worker_for_each_gpu_and_one_without(n_gpus: int, n_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    assert launching.gpus() == n_workers

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_encoders import SIZE, SMALL
+from small_encoders import SIZE, SMALL, STILL
 
 from hilum.data.store import Dataset
 from hilum.learning import encoders
@@ -15,18 +15,7 @@ from hilum.learning.engine import workers
 from hilum.learning.engine.batches import Batch, TrainImages
 from hilum.learning.engine.draws import Draws
 from hilum.learning.momentum import MomentumContrast
-from hilum.recipe import Augment, Backbone, Moco, Pairing
-
-STILL = Augment(
-    crop_area=(1.0, 1.0),
-    crop_aspect=(1.0, 1.0),
-    rotate_degrees=0,
-    brightness=0,
-    contrast=0,
-    gamma=0,
-    blur=0,
-    noise=0,
-)
+from hilum.recipe import Backbone, Moco, Pairing
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def fit_stack(logit_N2: Floats, y_N: NDArray[Any], patients_N: NDArray[Any], see
 def _grow(raw_NC: Floats, y_N: NDArray[Any], setting: dict[str, float | int], seed: int) -> Any:
     # Its own early stopping would split rows, not patients.
     trees = HistGradientBoostingClassifier(**setting, early_stopping=False, random_state=seed)
-    # Beside torch's threads those of the trees wait for one another actively, and a fit takes thirty times as long.
+    # Beside torch's threads those of the trees wait for one another actively, and a fit takes many times as long.
     with threadpool_limits(1, user_api="openmp"):
         return trees.fit(raw_NC, y_N)
 

@@ -101,7 +101,7 @@ class Hessian(Section):
     epsilon: float = Field(0.1, gt=0, description="Step of the second difference.")
     reduction: Literal["max", "mean", "sum"] = Field("max", description="Over the elements of an activation.")
     layers: tuple[str, ...] = Field((), description="Names of modules whose outputs are penalised; the output if none.")
-    every_n_steps: int = Field(1, ge=1)
+    every_n_steps: int = Field(1, ge=1, description="Its weight is multiplied by as much.")
     images: int = Field(8, ge=1, description="Of the batch, how many are used: an estimate costs 2 k + 1 passes.")
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from making import make_dataset
-from small_encoders import MILD, SIZE, SMALL
+from small_encoders import MILD, SIZE, SMALL, STILL
 
 from hilum.data.store import MANIFEST, Dataset
 from hilum.errors import TrainingError, UsageError
@@ -73,7 +73,7 @@ def test_beta_0_is_medaug_and_without_partners_moco(other: type[Moco], images: T
 @pytest.mark.parametrize("rule", [{"mode": "exp", "beta": 2.0}, {"mode": "mass", "hard_share": 0.8}], ids=str)
 def test_the_loss_of_the_second_step_is_a_loop_over_queue_and_batch(rule: dict, images: TrainImages) -> None:
     """Positives are partners, negatives weigh by labels that came with them through the queue."""
-    section = discern(backbone=Backbone(width=8, norm="group"), augment=MILD.model_copy(update=STILL), **rule)
+    section = discern(backbone=Backbone(width=8, norm="group"), augment=STILL, **rule)
     encoder = made(section, images)
     batches = [images.batch(torch.arange(12), 0, 0), images.batch(torch.arange(30, 42), 0, 1)]
     with torch.no_grad():
@@ -106,17 +106,6 @@ def test_the_loss_of_the_second_step_is_a_loop_over_queue_and_batch(rule: dict, 
     assert loss.item() == pytest.approx(total / 12, rel=1e-4)
     known = (batches[1].labels_BL == 1).any(dim=1).float().mean()
     assert encoder.told["labelled_share"].item() == pytest.approx(known.item())
-
-
-STILL: dict[str, object] = {
-    "crop_area": (1.0, 1.0),
-    "crop_aspect": (1.0, 1.0),
-    "rotate_degrees": 0,
-    "brightness": 0,
-    "contrast": 0,
-    "gamma": 0,
-    "noise": 0,
-}
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from making import make_dataset
+from small_encoders import STILL
 from torch import Tensor
 
 from hilum.data.store import Dataset
@@ -171,19 +172,9 @@ def test_a_wild_log_variance_stays_finite_and_finds_back(images: TrainImages, ba
 
 
 def test_views_are_what_is_reconstructed(images: TrainImages, batch: Batch) -> None:
-    still = Augment(
-        crop_area=(1.0, 1.0),
-        crop_aspect=(1.0, 1.0),
-        rotate_degrees=0,
-        brightness=0,
-        contrast=0,
-        gamma=0,
-        blur=0,
-        noise=0,
-    )
     plain, same, varied = (
         made(GROUP.model_copy(update={"augment": section}), images).loss(batch, Draws(0, 6)).item()
-        for section in (None, still, Augment(noise=0.3))
+        for section in (None, STILL, Augment(noise=0.3))
     )
     assert same == pytest.approx(plain, rel=0.05)  # another draw of the noise, and resampling in place
     assert abs(varied - plain) > 0.05 * abs(plain)

@@ -8,7 +8,7 @@ The likelihood is Gaussian (`mse`) or Laplacian (`l1`) with one width for all pi
 the batch: Rybkin et al. 2021 (Simple and Effective VAE Training with Calibrated Decoders), section 4. So both terms are
 in nats whatever the size of the images, and kl_weight = 1 is the bound on the likelihood itself. With a fixed width,
 kl_weight would silently mean another trade of detail against rate at each size and for each dataset
-(docs/decisions/0009-encoders.md has the measurement).
+(docs/decisions/0009-encoders.md).
 
 B: images, D: coordinates of the embedding, P: pixels of an image.
 """

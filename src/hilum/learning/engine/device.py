@@ -47,11 +47,3 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     On a CPU with AVX512_BF16 bfloat16 halves the time of a step; without such instructions it is slower than float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def fits(n_bytes: int, device: torch.device) -> bool:
-    """Whether `n_bytes` take at most half of what is free on a GPU; on the CPU the page cache decides, so False."""
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    return n_bytes <= free // 2

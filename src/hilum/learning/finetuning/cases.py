@@ -17,7 +17,7 @@ from hilum.data.clinical import Clinical
 from hilum.data.manifest import SPLITS
 from hilum.data.store import Dataset
 from hilum.errors import CheckFailed, TrainingError, UsageError
-from hilum.learning.engine import device as devices
+from hilum.learning.engine import places
 from hilum.learning.engine.batches import unit_range
 from hilum.recipe.finetune import Finetune
 
@@ -56,20 +56,15 @@ class Cases:
 
 
 class Films:
-    """The images of a dataset, by their row: on a GPU whole where they fit, else read from the memory map."""
+    """The images of a dataset, by their row, from where they lie (hilum.learning.engine.places)."""
 
     def __init__(self, dataset: Dataset, where: torch.device) -> None:
         self._images = dataset.images
-        self._where = where
-        self._resident = (
-            torch.from_numpy(np.array(dataset.images)).to(where) if devices.fits(dataset.images.nbytes, where) else None
-        )
+        self._place = places.settle(dataset.images, np.arange(len(dataset.images)), where)
 
     def __getitem__(self, rows_B: NDArray[np.int64]) -> Tensor:
         """Images in [0, 1], float32 (B, 1, H, W), on the device."""
-        if self._resident is not None:
-            return unit_range(self._resident[torch.from_numpy(rows_B).to(self._where)])
-        return unit_range(torch.from_numpy(self.pixels(rows_B)).to(self._where))
+        return unit_range(self._place.take(torch.from_numpy(rows_B)))
 
     def pixels(self, rows_B: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images as they lie in the dataset, uint8 (B, H, W)."""
