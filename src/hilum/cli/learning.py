@@ -38,7 +38,7 @@ def train(
     if dry_run:
         from hilum.learning.engine import estimate
 
-        click.echo("\n".join(estimate.dry_run(dataset, section).lines()))
+        click.echo("\n".join(estimate.dry_run(dataset, section, workers).lines()))
         return
     if out is None:
         raise UsageError("name the folder of the run with --out, or ask only what it would take with --dry-run")

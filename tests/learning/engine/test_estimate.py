@@ -153,6 +153,18 @@ def test_what_cannot_fit_is_refused_with_the_largest_batch_that_would() -> None:
     estimate.refuse_what_cannot_fit(recipe, 32, step, Room(10**12))
 
 
+def test_workers_share_a_batch(tiny_dataset: Path) -> None:
+    recipe = Train(encoder=SMALL["supervised"], batch_size=16)
+    alone, shared = (estimate.dry_run(tiny_dataset, recipe, n) for n in (1, 4))
+    assert (alone.step.images, shared.step.images) == (16, 4)
+    assert shared.step.bytes["activations"] < alone.step.bytes["activations"]
+    assert shared.n_steps == alone.n_steps
+    step = of_step(recipe, 32, 4)
+    with pytest.raises(TrainingError) as refused:
+        estimate.refuse_what_cannot_fit(recipe, 32, step, Room(int(1.7 * step.all_bytes)), 4)
+    assert int(str(refused.value).rsplit(" ", 1)[1]) % 4 == 0
+
+
 def test_a_dry_run_tells_and_leaves_nothing(tiny_dataset: Path, tmp_path: Path) -> None:
     held = sorted(path.name for path in tiny_dataset.iterdir())
     asked = [

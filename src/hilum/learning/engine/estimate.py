@@ -9,7 +9,7 @@ import torch
 from hilum.data.store import Dataset
 from hilum.errors import TrainingError
 from hilum.learning.engine import device as devices
-from hilum.learning.engine import places, workers
+from hilum.learning.engine import places
 from hilum.learning.engine.batches import TrainImages
 from hilum.learning.engine.cost import PROBED, Step, of_step
 from hilum.learning.engine.room import Room, room, size_told
@@ -66,12 +66,13 @@ class Estimate:
         ]
 
 
-def dry_run(dataset: Path, recipe: Train) -> Estimate:
+def dry_run(dataset: Path, recipe: Train, n_workers: int = 1) -> Estimate:
     """Estimate a run of `hilum train`; nothing is trained, and nothing written.
 
     Args:
         dataset: A dataset folder.
         recipe: What would be trained, and how.
+        n_workers: How many would share each batch.
 
     Raises:
         DatasetError: `dataset` is not a whole dataset.
@@ -79,11 +80,11 @@ def dry_run(dataset: Path, recipe: Train) -> Estimate:
     """
     opened, where = Dataset.open(dataset), devices.pick()
     images = TrainImages(opened, recipe.modality, torch.device("cpu"), "mapped")
-    n_images, share = len(images), -(-recipe.batch_size // workers.count())
+    n_images, share = len(images), -(-recipe.batch_size // n_workers)
     step = of_step(recipe, images.size, min(share, n_images))
     per_epoch = images.batches_per_epoch(recipe.batch_size)
     free, n_bytes = room(where), places.store_bytes(opened.images, n_images)
-    refuse_what_cannot_fit(recipe, images.size, step, free)
+    refuse_what_cannot_fit(recipe, images.size, step, free, n_workers)
     return Estimate(
         title=f"{recipe.encoder.name} {recipe.modality}, {images.size} px, batches of {recipe.batch_size}, "
         f"{recipe.epochs} epochs, {recipe.precision}, {where.type}",
@@ -97,7 +98,7 @@ def dry_run(dataset: Path, recipe: Train) -> Estimate:
     )
 
 
-def refuse_what_cannot_fit(recipe: Train, size: int, step: Step, free: Room) -> None:
+def refuse_what_cannot_fit(recipe: Train, size: int, step: Step, free: Room, n_workers: int = 1) -> None:
     """Stop where a step needs more memory than is free.
 
     Raises:
@@ -118,7 +119,7 @@ def refuse_what_cannot_fit(recipe: Train, size: int, step: Step, free: Room) -> 
     most = int((limit / margin - small.all_bytes) / each) + small.images if each > 0 else 0
     if most < PROBED:
         raise TrainingError(said + f"no batch would fit: two images need {size_told(margin * small.all_bytes)}")
-    raise TrainingError(said + f"the largest batch_size that fits is {most * workers.count()}")
+    raise TrainingError(said + f"the largest batch_size that fits is {most * n_workers}")
 
 
 def _count_told(count: float) -> str:
