@@ -74,11 +74,12 @@ def test_scales_are_each_others_inverse() -> None:
     torch.testing.assert_close(unsigned(signed(x)), x)
 
 
-def by_hand(net: Denoiser, x: Tensor, z: Tensor, steps: int, to_noise: bool) -> Tensor:
+def by_hand(net: Denoiser, x: Tensor, z: Tensor, steps: int, to_noise: bool, limit: float = math.inf) -> Tensor:
     """The walk of Song et al. 2021, equation 12 with sigma 0, or Preechakul et al. 2022, equation 8: pixel by pixel.
 
     Levels are -1 (the image itself, alpha-bar 1), then each `T / steps`-th t up to T - 1. In either direction the
-    noise of the step between two levels is that which the network finds at the noisier one's t.
+    noise of the step between two levels is that which the network finds at the noisier one's t. The predicted image is
+    held within `limit`.
     """
     left = {-1: 1.0, **dict(enumerate(alpha_bars()))}
     levels = list(range(-1, T, T // steps))
@@ -94,6 +95,7 @@ def by_hand(net: Denoiser, x: Tensor, z: Tensor, steps: int, to_noise: bool) -> 
                 for column in range(x.shape[3]):
                     at = (image, 0, row, column)
                     seen = (x[at] - math.sqrt(1 - left[here]) * noise[at]) / math.sqrt(left[here])
+                    seen = min(max(float(seen), -limit), limit)
                     moved[at] = math.sqrt(left[there]) * seen + math.sqrt(1 - left[there]) * noise[at]
         x = moved
     return x
@@ -107,6 +109,14 @@ def test_the_walk_is_the_papers(to_noise: bool) -> None:
     expected = by_hand(net, x, z, 10, to_noise)
     assert (expected - x).abs().max() > 0.1
     torch.testing.assert_close(walk(net, x, z, 10).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_drawn_noise_walks_with_the_predicted_image_held_in_range() -> None:
+    net = stir(tiny(size=8)).eval()
+    x, z = torch.randn(2, 1, 8, 8) * 1.5, torch.randn(2, 8)
+    expected = by_hand(net, x, z, 10, to_noise=False, limit=1.0)
+    assert (expected - by_hand(net, x, z, 10, to_noise=False)).abs().max() > 0.1
+    torch.testing.assert_close(decode(net, x, z, 10, clip=True).double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_both_walks_take_the_same_timesteps_and_end_at_the_last() -> None:
@@ -146,8 +156,8 @@ def test_clipping_in_either_scheduler_spoils_the_round_trip(
 ) -> None:
     made = schedulers
 
-    def clipped(timesteps: int, steps: int) -> tuple[object, object]:
-        both = made(timesteps, steps)
+    def clipped(timesteps: int, steps: int, clip: bool = False) -> tuple[object, object]:
+        both = made(timesteps, steps, clip)
         for number in which:
             both[number].register_to_config(clip_sample=True)
         return both

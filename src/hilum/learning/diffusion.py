@@ -124,16 +124,18 @@ def _groups(channels: tuple[int, ...]) -> int:
     return next(n for n in range(min(MOST_GROUPS, shared // LEAST_PER_GROUP), 0, -1) if shared % n == 0)
 
 
-def schedulers(timesteps: int, steps: int) -> tuple[Any, Any]:
+def schedulers(timesteps: int, steps: int, clip: bool = False) -> tuple[Any, Any]:
     """DDIM's steps from noise to image and from image to noise, as each other's mirror: (to image, to noise).
 
     Both take the same `steps` of the T timesteps, from T - 1 down (`trailing`), so that x_T lies at T - 1 whatever the
-    number of steps. Neither clips the predicted image: clipped, the way back is another than the way there (a round
-    trip's error is hundreds of times as large), and diffusers clips unless told otherwise.
+    number of steps. Clipped, the way back is another than the way there (a round trip's error is hundreds of times as
+    large), and diffusers clips unless told otherwise; the way to noise never clips.
 
     Args:
         timesteps: T.
         steps: How many to take.
+        clip: Hold the predicted image in [-1, 1] on the way to the image. For noise that is no film's code: at the
+            noisiest steps the prediction is the noise's error times hundreds, and unclipped it may never come back.
 
     Raises:
         UsageError: `steps` does not divide T; steps of different lengths would not mirror each other.
@@ -146,13 +148,13 @@ def schedulers(timesteps: int, steps: int) -> tuple[Any, Any]:
         "beta_start": BETAS[0],
         "beta_end": BETAS[1],
         "beta_schedule": "linear",
-        "clip_sample": False,
         "set_alpha_to_one": True,
         "steps_offset": 0,
         "prediction_type": "epsilon",
         "timestep_spacing": "trailing",
     }
-    to_image, to_noise = DDIMScheduler(**settings), DDIMInverseScheduler(**settings)
+    to_image = DDIMScheduler(**settings, clip_sample=clip)
+    to_noise = DDIMInverseScheduler(**settings, clip_sample=False)
     to_image.set_timesteps(steps)
     to_noise.set_timesteps(steps)
     return to_image, to_noise
@@ -180,7 +182,7 @@ def encode_stochastic(denoiser: Denoiser, x_BCHW: Tensor, z_BD: Tensor, steps: i
     return _walk(denoiser, to_noise, x_BCHW, z_BD, "image to noise")
 
 
-def decode(denoiser: Denoiser, x_BCHW: Tensor, z_BD: Tensor, steps: int) -> Tensor:
+def decode(denoiser: Denoiser, x_BCHW: Tensor, z_BD: Tensor, steps: int, clip: bool = False) -> Tensor:
     """Images from their two codes: Song et al. 2021, equation 12 with sigma = 0; Preechakul et al. 2022, equation 4.
 
     Args:
@@ -188,6 +190,7 @@ def decode(denoiser: Denoiser, x_BCHW: Tensor, z_BD: Tensor, steps: int) -> Tens
         x_BCHW: x_T: `encode_stochastic`'s, or standard normal noise.
         z_BD: Embeddings.
         steps: How many of the T timesteps are taken; a divisor of T.
+        clip: Hold the predicted image in [-1, 1]: for noise that was drawn, not for a film's own code.
 
     Returns:
         Images, about in [-1, 1], of the shape of x_T.
@@ -195,7 +198,7 @@ def decode(denoiser: Denoiser, x_BCHW: Tensor, z_BD: Tensor, steps: int) -> Tens
     Raises:
         UsageError: `steps` does not divide T.
     """
-    to_image, _ = schedulers(denoiser.timesteps, steps)
+    to_image, _ = schedulers(denoiser.timesteps, steps, clip)
     return _walk(denoiser, to_image, x_BCHW, z_BD, "noise to image")
 
 

@@ -59,10 +59,15 @@ class Imager:
         return Codes(z_ND, encode_stochastic(self.decoder, x_NCHW, z_ND, self.steps))
 
     @torch.inference_mode()
-    def images(self, codes: Codes) -> Pixels:
-        """Images (N, H, W) of codes, about in [0, 1]: not clipped, so that an error is not hidden."""
+    def images(self, codes: Codes, drawn: bool = False) -> Pixels:
+        """Images (N, H, W) of codes, about in [0, 1]: what a film's own codes give is not clipped, to hide no error.
+
+        Args:
+            codes: What is known of the films.
+            drawn: The stochastic code was drawn at random; only then is the walk held within the range of images.
+        """
         if isinstance(self.decoder, Denoiser) and codes.noise_NCHW is not None:
-            x_NCHW = unsigned(decode(self.decoder, codes.noise_NCHW, codes.z_ND, self.steps))
+            x_NCHW = unsigned(decode(self.decoder, codes.noise_NCHW, codes.z_ND, self.steps, clip=drawn))
         else:
             parts = [self.decoder(codes.z_ND[part]) for part in blocks(len(codes.z_ND), BLOCK)]
             x_NCHW = torch.cat(parts)

@@ -178,7 +178,7 @@ def _reconstructed(
         generator = torch.Generator().manual_seed(seed)
         for _ in range(OTHER_NOISE):
             noise = torch.randn(codes.noise_NCHW.shape, generator=generator).to(imager.where)
-            others.append(imager.images(Codes(codes.z_ND, noise)))
+            others.append(imager.images(Codes(codes.z_ND, noise), drawn=True))
         columns += [f"embedding,\nother noise {k + 1}" for k in range(OTHER_NOISE)]
         lead += (
             " The reconstruction uses both codes: the embedding z and the stochastic code x_T. On the right, z alone "
