@@ -32,7 +32,7 @@ from hilum.data.ingest import content_digest, ingest
 from hilum.data.store import FACTS, IMAGES, MANIFEST, Dataset, read_json, write_json
 from hilum.errors import HilumError, TrainingError, UsageError
 from hilum.identity import code_revision, digest_json
-from hilum.judgement import probes, tasks
+from hilum.judgement.probing import probes, tasks
 from hilum.learning import embedding, training
 from hilum.recipe import ENCODER_SECTIONS, Ingest, Preprocessing, Probe, Recipe, Train, digest, read
 

@@ -23,8 +23,8 @@ from hilum.data.store import Dataset
 from hilum.errors import DatasetError
 from hilum.identity import code_revision
 from hilum.judgement import stats
-from hilum.judgement.svm import Floats
-from hilum.judgement.tasks import METRICS, SMALLER_IS_BETTER
+from hilum.judgement.probing.svm import Floats
+from hilum.judgement.probing.tasks import METRICS, SMALLER_IS_BETTER
 from hilum.recipe import Recipe, digest
 
 FLOOR: Final = "pixels"

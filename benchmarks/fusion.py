@@ -18,7 +18,7 @@ from pathlib import Path
 from hilum.data import ingest
 from hilum.data.layouts import phantom
 from hilum.data.store import read_json
-from hilum.judgement import fusion
+from hilum.judgement.fusion import ladder as fusion
 from hilum.learning import finetune, training
 from hilum.recipe import Recipe, read
 

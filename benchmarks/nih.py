@@ -24,7 +24,8 @@ import pandas as pd
 
 from hilum.data.store import FACTS, IMAGES, MANIFEST, Dataset, write_json
 from hilum.identity import digest_json
-from hilum.judgement import probes, stats, tasks
+from hilum.judgement import stats
+from hilum.judgement.probing import probes, tasks
 from hilum.learning import embedding, training
 from hilum.recipe import Recipe, read
 

@@ -20,7 +20,7 @@ def audit(
     import shutil
     from pathlib import Path
 
-    from hilum.judgement import report
+    from hilum.judgement.report import audit as report
     from hilum.recipe import Recipe
 
     out = Path(findings.path)

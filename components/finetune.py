@@ -24,7 +24,7 @@ def finetune(
     out.mkdir(parents=True, exist_ok=True)
     said = "No fine-tuning was asked for: `finetune.modes` is empty.\n"
     if section.modes:
-        from hilum.judgement import fusion
+        from hilum.judgement.fusion import ladder as fusion
         from hilum.learning import finetune as tuning
 
         section = tuning.possible(section, Path(encoder.path))

@@ -14,7 +14,7 @@ from hilum.data.anatomy.cohort import COVARIATES, LABELS, shots
 from hilum.data.manifest import assign_splits, conform
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, DatasetFacts, write_json
 from hilum.delivery import export
-from hilum.judgement import head
+from hilum.judgement.probing import head
 from hilum.learning import embedding, training
 from hilum.recipe import Export, Pixels, Preprocessing, Train
 

@@ -13,7 +13,8 @@ from making import make_dataset
 from hilum.data import parquet
 from hilum.data.store import FACTS, MANIFEST, Dataset
 from hilum.errors import DatasetError, TrainingError
-from hilum.judgement import paired, stats
+from hilum.judgement import stats
+from hilum.judgement.leaderboard import paired
 from hilum.recipe import read
 
 ROOT = Path(__file__).resolve().parents[2]

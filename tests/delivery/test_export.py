@@ -15,7 +15,7 @@ from hilum.delivery import export, graph
 from hilum.delivery.card import ReleaseCard
 from hilum.delivery.predictor import infer, session
 from hilum.errors import CheckFailed, DatasetError, UsageError
-from hilum.judgement.head import Head
+from hilum.judgement.probing.head import Head
 from hilum.learning import embedding
 from hilum.recipe import Export
 

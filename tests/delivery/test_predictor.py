@@ -13,7 +13,7 @@ from hilum.data.images import decode
 from hilum.delivery import dossier
 from hilum.delivery.predictor import Predictor, Release
 from hilum.errors import ImageError, ReleaseError
-from hilum.judgement.head import Head
+from hilum.judgement.probing.head import Head
 
 
 def again(release):

@@ -4,7 +4,8 @@ import pytest
 from made_vectors import make_vectors
 
 from hilum.errors import DatasetError, UsageError
-from hilum.judgement import gate, head, probes
+from hilum.judgement import gate
+from hilum.judgement.probing import head, probes
 from hilum.recipe import Gate, Probe
 
 QUICK = Probe(bootstrap=200, min_cases=3, c_grid=(1.0,), kernels=("rbf",))

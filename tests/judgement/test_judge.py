@@ -7,7 +7,8 @@ import pytest
 from made_vectors import make_vectors
 
 from hilum.errors import CheckFailed, UsageError
-from hilum.judgement import judge, report
+from hilum.judgement import judge
+from hilum.judgement.report import audit as report
 from hilum.recipe import Gate, Probe, Recipe, parse
 
 RECIPE = parse(

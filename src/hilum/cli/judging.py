@@ -29,7 +29,7 @@ def probe(dataset: Path, vectors: Path, out: Path, recipe: Path | None) -> None:
 @recipe_option
 def audit(dataset: Path, vectors: Path, probed: Path, out: Path, recipe: Path | None) -> None:
     """Report drift, quality and fairness by group."""
-    from hilum.judgement import report
+    from hilum.judgement.report import audit as report
 
     report.run(dataset, vectors, probed, recipe_of(recipe).audit, out)
     click.echo(f"wrote {out / 'audit.html'} and {out / 'fairness.html'}")
@@ -40,7 +40,7 @@ def audit(dataset: Path, vectors: Path, probed: Path, out: Path, recipe: Path | 
 @click.option("--out", type=FOLDER, required=True, help="Folder for leaderboard.csv, .md and .html.")
 def compare(probes: tuple[Path, ...], out: Path) -> None:
     """Put encoders side by side; `pixels`, the floor, must be among them."""
-    from hilum.judgement import leaderboard
+    from hilum.judgement.leaderboard import board as leaderboard
 
     leaderboard.run(list(probes), out)
     click.echo((out / "leaderboard.md").read_text(encoding="utf-8"))

@@ -89,7 +89,7 @@ def imagine(
 @recipe_option
 def finetune(dataset: Path, encoder_run: Path, mode: Any, fusion: Any, out: Path, **flags: Any) -> None:
     """Fine-tune an encoder for one label, with covariates or without."""
-    from hilum.judgement import fusion as judging
+    from hilum.judgement.fusion import ladder as judging
     from hilum.learning import finetune as tuning
 
     tuning.run(dataset, encoder_run, _finetune_section(**flags), mode, fusion or tuning.default_fusion(dataset), out)
@@ -106,7 +106,7 @@ def finetune(dataset: Path, encoder_run: Path, mode: Any, fusion: Any, out: Path
 @recipe_option
 def fusion(dataset: Path, encoder_run: Path, modes: tuple[str, ...], out: Path, **flags: Any) -> None:
     """Compare image, covariates and their fusions, each fine-tuned on the same budget."""
-    from hilum.judgement import fusion as judging
+    from hilum.judgement.fusion import ladder as judging
     from hilum.learning import finetune as tuning
 
     section = _finetune_section(**flags)

@@ -44,9 +44,9 @@ from hilum.delivery.card import (
 from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden, session
 from hilum.errors import CheckFailed, DatasetError, ReleaseError, UsageError
 from hilum.identity import code_revision, digest_file
-from hilum.judgement import head as heads
 from hilum.judgement import stats
-from hilum.judgement.head import Head
+from hilum.judgement.probing import head as heads
+from hilum.judgement.probing.head import Head
 from hilum.learning import embedding
 from hilum.progress import bar
 from hilum.recipe import Export, digest

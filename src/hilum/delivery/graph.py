@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hilum.delivery.card import Parity
 from hilum.delivery.predictor import Result, infer, session
 from hilum.errors import CheckFailed
-from hilum.judgement.head import Head
+from hilum.judgement.probing.head import Head
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 from hilum.data.store import read_json, write_json
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision
-from hilum.judgement import head
-from hilum.judgement.probes import FACTS
+from hilum.judgement.probing import head
+from hilum.judgement.probing.probes import FACTS
 from hilum.recipe import Gate, digest
 
 GATE: Final = "gate.json"

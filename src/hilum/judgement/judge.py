@@ -42,7 +42,8 @@ class Findings:
 
 def probe(dataset: Path, vectors: Path, recipe: Recipe, out: Path) -> Findings:
     """Probe an embedding, fit the head of the recipe's label, and draw the map; writes `out` (see `hilum probe`)."""
-    from hilum.judgement import explorer, head, probes  # each brings a heavy library that only this step needs
+    from hilum.judgement.explorer import maps as explorer
+    from hilum.judgement.probing import head, probes  # each brings a heavy library that only this step needs
 
     label = recipe.audit.label
     scores = probes.run(dataset, vectors, recipe.probe, out, label=label)
@@ -75,7 +76,7 @@ def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], tun
         tuned: The fine-tuning folder of each, likewise; empty where none was asked for.
         out: Gets leaderboard.csv, .md and .html, index.html, and one folder per modality and encoder.
     """
-    from hilum.judgement import leaderboard
+    from hilum.judgement.leaderboard import board as leaderboard
 
     leaderboard.run(list(scores), out)
     shutil.copyfile(verdict / "validation.html", out / "validation.html")

@@ -11,7 +11,7 @@ validation.parquet    the same for val: for calibration and stacking, never to b
 checkpoint.pt         while it is under way: what is needed to go on
 
 Train moves weights. Val ends a trial (early stopping) and chooses among trials. Test is answered once, at the end; what
-that is worth, hilum.judgement.fusion says. Every fusion is given the same rates, seeds, epochs and patience, and
+that is worth, hilum.judgement.fusion.ladder says. Every fusion is given the same rates, seeds, epochs and patience, and
 draws the same orders and views, so that none is better tuned than another.
 
 N: rows of a split, B: rows of a batch, C: covariates, D: width of the features.

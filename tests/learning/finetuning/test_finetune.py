@@ -20,7 +20,7 @@ from hilum import identity
 from hilum.data import parquet
 from hilum.data.store import Dataset
 from hilum.errors import CheckFailed, DatasetError, TrainingError, UsageError
-from hilum.judgement import paired
+from hilum.judgement.leaderboard import paired
 from hilum.learning import finetune, training
 from hilum.learning.finetuning import fusion
 from hilum.ranking import auroc

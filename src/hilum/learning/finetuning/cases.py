@@ -28,7 +28,7 @@ class Cases:
 
     Attributes:
         rows_N: Numbers in the dataset's manifest, ascending.
-        patients_N: Patients as numbers, the same as a probe of this modality gives them (hilum.judgement.probes).
+        patients_N: Patients as numbers, the same as a probe of this modality gives them.
         y_N: 1 or 0, float32.
         values_NC: Scaled covariates, 0 where missing; no columns where none are fused.
         missing_NC: 1 where missing.

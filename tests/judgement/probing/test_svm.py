@@ -3,7 +3,7 @@ import pytest
 from sklearn.model_selection import GroupKFold
 from sklearn.svm import SVC, SVR
 
-from hilum.judgement import svm
+from hilum.judgement.probing import svm
 from hilum.ranking import auroc
 from hilum.recipe import Probe
 

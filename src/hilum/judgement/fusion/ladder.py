@@ -3,7 +3,7 @@
 fusion.csv            one row per mode, fusion, part of the test rows and metric: value, bounds, n, gain over image_only
 fusion.json           trees, stacking, calibration, who was measured, the comparison of gated with concatenation
 predictions.parquet   one row per test image and fusion, as a probe's
-fusion.md, .html      the same for reading (hilum.judgement.fusion_page)
+fusion.md, .html      the same for reading (hilum.judgement.fusion.pages)
 
 Legend: N test rows, V val rows, C covariates, R bootstrap replicates, G groups of equal scores. What is trained by
 gradients is read from folders that hilum.learning.finetune wrote; trees and stacking are fitted here. A rung's
@@ -25,9 +25,12 @@ from hilum.data.clinical import Clinical, chosen
 from hilum.data.store import Dataset, read_json, write_json
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision
-from hilum.judgement import fusion_page, groups, paired, stats
-from hilum.judgement.calibration import platt, sigmoid
-from hilum.judgement.tabular import Floats, fit_stack, fit_trees
+from hilum.judgement import stats
+from hilum.judgement.fairness import groups
+from hilum.judgement.fusion import pages as fusion_page
+from hilum.judgement.fusion.tabular import Floats, fit_stack, fit_trees
+from hilum.judgement.leaderboard import paired
+from hilum.judgement.probing.calibration import platt, sigmoid
 from hilum.recipe import digest, read
 from hilum.recipe.finetune import Finetune
 

@@ -9,7 +9,7 @@ from sklearn import metrics
 
 from hilum.data.store import Dataset
 from hilum.errors import DatasetError
-from hilum.judgement import probes, tasks
+from hilum.judgement.probing import probes, tasks
 from hilum.recipe import Probe
 
 QUICK = Probe(bootstrap=200, min_cases=3, c_grid=(1.0,))

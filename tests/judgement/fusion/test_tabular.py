@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hilum.judgement.tabular import PENALTIES, SETTINGS, _folds, fit_stack, fit_trees
+from hilum.judgement.fusion.tabular import PENALTIES, SETTINGS, _folds, fit_stack, fit_trees
 from hilum.ranking import auroc
 
 

@@ -24,8 +24,8 @@ from hilum.data.vectors import Vectors
 from hilum.errors import CheckFailed, DatasetError
 from hilum.identity import Run, code_revision
 from hilum.judgement import stats
-from hilum.judgement.calibration import Rule, cross_entropy, ece, operating_point, platt, sigmoid
-from hilum.judgement.svm import Scaling, centre_and_length
+from hilum.judgement.probing.calibration import Rule, cross_entropy, ece, operating_point, platt, sigmoid
+from hilum.judgement.probing.svm import Scaling, centre_and_length
 from hilum.recipe import Probe, digest
 
 Floats = NDArray[np.float64]

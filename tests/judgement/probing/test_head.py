@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from hilum.data.store import Dataset
 from hilum.data.vectors import Vectors
 from hilum.errors import CheckFailed, DatasetError
-from hilum.judgement import head
+from hilum.judgement.probing import head
 from hilum.ranking import auroc
 from hilum.recipe import Probe
 

@@ -15,7 +15,8 @@ from hilum.data import parquet
 from hilum.data.store import Dataset, write_json
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError, UsageError
-from hilum.judgement import fusion, paired
+from hilum.judgement.fusion import ladder as fusion
+from hilum.judgement.leaderboard import paired
 from hilum.ranking import auroc
 from hilum.recipe import Finetune
 

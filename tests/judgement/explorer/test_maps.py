@@ -8,7 +8,7 @@ from hilum.data.store import Dataset
 from hilum.data.vectors import VectorFacts, Vectors
 from hilum.errors import DatasetError
 from hilum.identity import Run
-from hilum.judgement import explorer
+from hilum.judgement.explorer import maps as explorer
 
 
 def embed(folder, out, modality="XR"):

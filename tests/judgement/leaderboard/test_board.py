@@ -9,7 +9,9 @@ from made_vectors import make_vectors
 from making import make_dataset
 
 from hilum.errors import DatasetError, UsageError
-from hilum.judgement import leaderboard, paired, probes
+from hilum.judgement.leaderboard import board as leaderboard
+from hilum.judgement.leaderboard import paired
+from hilum.judgement.probing import probes
 from hilum.ranking import auroc
 from hilum.recipe import Probe
 

@@ -1,7 +1,7 @@
 """The audit of one encoder's answers: drift between the splits, quality on the test split, and fairness by group.
 
 The only file that imports Evidently. Its `GroupBy` gives every group the value of the whole set for classification
-metrics, and its `EmbeddingsDrift` draws a t-SNE on each call, so neither is used: fairness is hilum.judgement.fairness.
+metrics, and its `EmbeddingsDrift` draws a t-SNE on each call, so neither is used: see hilum.judgement.fairness.
 
 audit.html     Evidently's report, self-contained, with the run's identity and the dataset's caution
 fairness.csv   quality by group, and the gaps between groups
@@ -23,7 +23,11 @@ from hilum.data.store import Dataset, write_json
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision
-from hilum.judgement import drift, fairness, fairness_page, groups, head
+from hilum.judgement.fairness import groups
+from hilum.judgement.fairness import pages as fairness_page
+from hilum.judgement.fairness import tables as fairness
+from hilum.judgement.probing import head
+from hilum.judgement.report import drift
 from hilum.page import table as html_table
 from hilum.page import tag, text, write_page
 from hilum.progress import bar

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilum.judgement.groups import UNKNOWN, attributes
+from hilum.judgement.fairness.groups import UNKNOWN, attributes
 from hilum.progress import track
 
 Floats = NDArray[np.float64]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from hilum.judgement import calibration
+from hilum.judgement.probing import calibration
 
 
 def naive_operating_point(y, p, rule, least=0.9):

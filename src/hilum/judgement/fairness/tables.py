@@ -25,7 +25,7 @@ from fairlearn.metrics import (
 from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score, precision_score, roc_auc_score
 
-from hilum.judgement.groups import UNKNOWN
+from hilum.judgement.fairness.groups import UNKNOWN
 from hilum.judgement.stats import (
     Floats,
     Interval,

@@ -4,7 +4,7 @@ scores.csv            one row per task, kernel and metric, each with a patient-b
 predictions.parquet   one row per image, task and kernel: the held-out score and the truth
 probe.json            which encoder, modality, data and recipe
 
-The head of the target label lies in the same folder (hilum.judgement.head).
+The head of the target label lies in the same folder (hilum.judgement.probing.head).
 
 A probe is not the encoder's best: it is one instrument held to every encoder alike. Both kernels are reported; the RBF
 kernel is the headline, named before any test score was seen. Source A's tables (METHOD section 11) are such probes.
@@ -28,8 +28,8 @@ from hilum.data.store import Dataset, write_json
 from hilum.data.vectors import Vectors
 from hilum.identity import Run, code_revision
 from hilum.judgement import stats
-from hilum.judgement.svm import Floats, Kernel, Kind, fit_and_score
-from hilum.judgement.tasks import FINDINGS_MEAN, METRICS, NO_FINDING, SHORT, Part, Task, ask, parts
+from hilum.judgement.probing.svm import Floats, Kernel, Kind, fit_and_score
+from hilum.judgement.probing.tasks import FINDINGS_MEAN, METRICS, NO_FINDING, SHORT, Part, Task, ask, parts
 from hilum.recipe import Probe, digest
 
 SCORES: Final = "scores.csv"

@@ -11,7 +11,10 @@ from hilum.data.store import FACTS, MANIFEST, Dataset, write_json
 from hilum.data.vectors import VectorFacts, Vectors
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run
-from hilum.judgement import drift, fairness, head, report
+from hilum.judgement.fairness import tables as fairness
+from hilum.judgement.probing import head
+from hilum.judgement.report import audit as report
+from hilum.judgement.report import drift
 from hilum.recipe import Audit
 
 RECIPE = Audit(bootstrap=100, min_group=3, groups=("sex", "age_band", "site"))

@@ -2,7 +2,7 @@
 
 leaderboard.csv    one row per modality and encoder; for each task its value, bounds, n, chance level and what it gains
                    over the floor
-leaderboard.md, leaderboard.html    the same for reading (hilum.judgement.standings)
+leaderboard.md, leaderboard.html    the same for reading (hilum.judgement.leaderboard.standings)
 
 Encoders are scored on the same patients, so overlapping intervals do not say that two are equal, and intervals side by
 side do not say which is better: only a paired comparison does. The one made here is with the floor.
@@ -20,9 +20,10 @@ from hilum.data import parquet
 from hilum.data.manifest import MODALITIES
 from hilum.data.store import read_json
 from hilum.errors import DatasetError, UsageError
-from hilum.judgement import paired, standings, stats
-from hilum.judgement.probes import FACTS, PREDICTIONS, SCORES
-from hilum.judgement.tasks import ATTRIBUTES, FINDINGS_MEAN, NO_FINDING
+from hilum.judgement import stats
+from hilum.judgement.leaderboard import paired, standings
+from hilum.judgement.probing.probes import FACTS, PREDICTIONS, SCORES
+from hilum.judgement.probing.tasks import ATTRIBUTES, FINDINGS_MEAN, NO_FINDING
 
 FLOOR: Final = "pixels"
 CSV: Final = "leaderboard.csv"

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pandas as pd
 
+from hilum.judgement.probing.tasks import ATTRIBUTES, FINDINGS_MEAN
 from hilum.judgement.stats import Interval
-from hilum.judgement.tasks import ATTRIBUTES, FINDINGS_MEAN
 from hilum.page import Html, page, table, tag, write_page
 
 MARKDOWN: Final = "leaderboard.md"

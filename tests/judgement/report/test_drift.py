@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import wasserstein_distance
 
-from hilum.judgement import drift
+from hilum.judgement.report import drift
 
 
 def table(n_patients=60, images_each=5, seed=0):

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.judgement import stats
-from hilum.judgement.svm import Floats, Kind
+from hilum.judgement.probing.svm import Floats, Kind
 
 NO_FINDING: Final = "no_finding"
 FINDINGS_MEAN: Final = "findings_mean"  # mean over the labels that were scored, no_finding apart

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
-from hilum.judgement.calibration import cross_entropy
+from hilum.judgement.probing.calibration import cross_entropy
 
 Floats = NDArray[np.float64]
 

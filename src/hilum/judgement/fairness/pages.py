@@ -13,7 +13,7 @@ matplotlib.use("Agg")  # no display on a server; chosen before pyplot is importe
 import matplotlib.pyplot as plt
 
 from hilum.identity import Run
-from hilum.judgement.groups import UNKNOWN
+from hilum.judgement.fairness.groups import UNKNOWN
 from hilum.page import Html, page, picture, table, tag
 
 # How a clinician would name them, in the order of the table.

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from hilum.errors import UsageError
-from hilum.judgement import fairness, groups
+from hilum.judgement.fairness import groups
+from hilum.judgement.fairness import tables as fairness
 from hilum.recipe import Audit
 
 RECIPE = Audit(bootstrap=200, min_group=5)

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.judgement import stats
-from hilum.judgement.svm import Floats
-from hilum.judgement.tasks import METRICS, SMALLER_IS_BETTER
+from hilum.judgement.probing.svm import Floats
+from hilum.judgement.probing.tasks import METRICS, SMALLER_IS_BETTER
 
 REPLICATES: Final = 1000
 SEED: Final = 0

@@ -1,0 +1,1 @@
+"""What the embedding looks like to a person: maps, sheets, and the page on which to walk about in it."""

@@ -1,0 +1,1 @@
+"""What covariates add to the image."""

@@ -1,0 +1,1 @@
+"""Which encoder is better, where that can be said at all."""

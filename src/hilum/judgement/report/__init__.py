@@ -1,0 +1,1 @@
+"""What an audit says of one encoder's answers: drift between splits, quality, fairness."""
