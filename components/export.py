@@ -10,6 +10,7 @@ def export(
     dataset: dsl.Input[dsl.Dataset],
     candidate: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
+    validation: dsl.Input[dsl.Artifact],
     code: str,
     recipe: dict,
     releases: dsl.Output[dsl.Model],
@@ -28,5 +29,6 @@ def export(
         Recipe.model_validate(recipe).export,
         Path(releases.path),
         serving=serving.FOLDER,
+        validation=Path(validation.path),
     )
     releases.metadata.update(code_revision=code)

@@ -14,10 +14,14 @@ def gate(
     findings: dsl.Input[List[dsl.Artifact]],
     code: str,
     recipe: dict,
+    override_by: str,
+    override_reason: str,
     candidate: dsl.Output[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
 ) -> bool:
     """Bundle the encoder that is to be released, and judge its evidence against the recipe's tolerances."""
+    import shutil
     from pathlib import Path
 
     from hilum.judgement import judge
@@ -25,14 +29,18 @@ def gate(
 
     for artifact in (candidate, verdict):
         artifact.metadata.update(code_revision=code)
-    return judge.gate(
+    allowed = judge.gate(
         [Path(one.path) for one in encoders],
         [Path(one.path) for one in scores],
         [Path(one.path) for one in findings],
         Recipe.model_validate(recipe),
         Path(candidate.path),
         Path(verdict.path),
+        override_by=override_by,
+        override_reason=override_reason,
     )
+    shutil.copyfile(Path(verdict.path) / "gate.html", page.path)
+    return allowed
 
 
 @dsl.component(base_image=AUDIT, install_kfp_package=False)
@@ -40,6 +48,6 @@ def refuse(verdict: dsl.Input[dsl.Artifact]):
     """End the run as failed, saying which tolerance the evidence does not meet."""
     from pathlib import Path
 
-    from hilum.judgement import judge
+    from hilum.judgement.gate import verdict as verdicts
 
-    judge.refuse(Path(verdict.path))
+    verdicts.refuse(Path(verdict.path))

@@ -46,7 +46,9 @@ def training_pipeline(
     label: str = "pneumonia",
     release_encoder: str = "moco",
     gate_min_auroc: float = 0.6,
-    gate_max_auroc_gap: float = 0.2,
+    gate_max_auroc_gap: float = 0.05,
+    override_by: str = "",
+    override_reason: str = "",
     recipe: Dict[str, str] = {},  # noqa: B006
     shelf: str = "",
 ):
@@ -63,8 +65,11 @@ def training_pipeline(
         seed: Of splits, weights, order and resampling.
         label: What the released head answers.
         release_encoder: Which encoder is exported if the gate lets it pass.
-        gate_min_auroc: The gate fails where even the upper bound of the label's AUROC is lower.
-        gate_max_auroc_gap: The gate fails where even the lower bound of an AUROC gap between groups is greater.
+        gate_min_auroc: What even the lower bound of the label's AUROC must reach; below 0 it is not asked.
+        gate_max_auroc_gap: What even the upper bound of an AUROC gap between groups must not exceed; likewise.
+        override_by: Who answers for a release that the gate does not let pass; the name stands in every answer of the
+            server. Empty for nobody.
+        override_reason: Why it is released all the same; likewise.
         recipe: Any other knob of a recipe, as nested JSON (see pipelines/recipes).
         shelf: A folder (a mounted volume on a cluster) to which reports and releases are copied; empty for none.
     """
@@ -80,6 +85,8 @@ def training_pipeline(
         release_encoder=release_encoder,
         gate_min_auroc=gate_min_auroc,
         gate_max_auroc_gap=gate_max_auroc_gap,
+        override_by=override_by,
+        override_reason=override_reason,
         recipe=recipe,
     )
     told.set_caching_options(False)  # a branch moves, and the code's revision is not in KFP's cache key
@@ -124,12 +131,20 @@ def training_pipeline(
         findings=dsl.Collected(audited.outputs["findings"]),
         code=code,
         recipe=whole,
+        override_by=override_by,
+        override_reason=override_reason,
     )
     gate_verdict = gated.outputs["verdict"]
-    publish(results=gate_verdict, shelf=shelf, place="").set_caching_options(False)
+    # In a folder of its own: the validation of the dataset has a verdict.json too.
+    publish(results=gate_verdict, shelf=shelf, place="gate").set_caching_options(False)
     with dsl.If(gated.outputs["Output"] == True):  # noqa: E712 - a KFP condition, not a Python one
         exported = export(
-            dataset=dataset, candidate=gated.outputs["candidate"], verdict=gate_verdict, code=code, recipe=whole
+            dataset=dataset,
+            candidate=gated.outputs["candidate"],
+            verdict=gate_verdict,
+            validation=verdict,
+            code=code,
+            recipe=whole,
         )
         publish(results=exported.outputs["releases"], shelf=shelf, place="releases").set_caching_options(False)
     with dsl.Else():

@@ -1,8 +1,11 @@
 """Releases that tests make from drawn images, by the whole way: dataset, encoder, head, export. Once per process."""
 
 import io
+import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +17,20 @@ from hilum.data.anatomy.cohort import COVARIATES, LABELS, shots
 from hilum.data.manifest import assign_splits, conform
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, DatasetFacts, write_json
 from hilum.delivery import export
+from hilum.delivery.sources import Judged
+from hilum.judgement.gate import verdict as verdicts
+from hilum.judgement.gate.override import Override
 from hilum.judgement.probing import head
 from hilum.learning import embedding, training
-from hilum.recipe import Export, Pixels, Preprocessing, Train
+from hilum.recipe import Export, Gate, Pixels, Preprocessing, Train
 
 SERVING = Path(__file__).resolve().parents[1] / "serving"
 SIZE = 48
+# What these few drawn films can show; a test asks for the rest where it is about the rest.
+LENIENT = Gate(
+    min_auroc=0.0, min_sensitivity="not asked", max_auroc_gap="not asked", max_ece="not asked", min_group="not asked"
+)
+SOMEBODY = Override.of("Dr Example", "Ein Phantom; kein Mensch, 100% gezeichnet – für den Betrieb")
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -69,15 +80,63 @@ def trained(base: Path, modality: str) -> tuple[Path, Path]:
 @cache
 def release(base: Path, modality: str) -> Path:
     """The release of that encoder: with a head for X-rays, without for MRIs, which know no pneumonia."""
-    run, judged = trained(base, modality)
+    run, _ = trained(base, modality)
     return export.export(
         phantom_dataset(base),
         run,
         Export(encoder="pixels"),
         base / "releases" / f"{modality.lower()}-pixels",
         serving=SERVING,
-        scores=judged,
+        judged=gated(base, modality),
     )
+
+
+@cache
+def gated(base: Path, modality: str) -> Judged:
+    """The judgement of that encoder, which the gate lets pass: it asks for an AUROC that the head has."""
+    _, scores = trained(base, modality)
+    findings, verdict = base / "findings" / modality, base / "gate" / modality
+    findings.mkdir(parents=True)
+    (findings / "audit.json").write_text(json.dumps(audit(head.facts(scores)["answered"])))
+    (scores / "probe.json").write_text(
+        json.dumps({"modality": modality, "encoder": "pixels", "run": {"data_digest": "ab" * 32}, "caution": "made"})
+    )
+    verdicts.run([scores], [findings], LENIENT, "pixels", "pneumonia", verdict)
+    return Judged(scores, findings, verdict=verdict)
+
+
+@cache
+def failing(base: Path) -> Judged:
+    """The judgement of the X-ray encoder by a gate that it cannot pass."""
+    passed, verdict = gated(base, "XR"), base / "gate" / "strict"
+    strict = LENIENT.model_copy(update={"min_auroc": 1.0})
+    assert passed.scores is not None
+    assert passed.findings is not None
+    verdicts.run([passed.scores], [passed.findings], strict, "pixels", "pneumonia", verdict)
+    return replace(passed, verdict=verdict)
+
+
+@cache
+def overridden(base: Path) -> Path:
+    """A release of it that somebody answers for."""
+    run, _ = trained(base, "XR")
+    judged = replace(failing(base), override=SOMEBODY)
+    out = base / "releases" / "overridden"
+    return export.export(phantom_dataset(base), run, Export(encoder="pixels"), out, serving=SERVING, judged=judged)
+
+
+def audit(answered: bool = True) -> dict[str, Any]:
+    """An audit.json as far as the gate and the cards read it: one attribute, two groups, one of them too small."""
+    sizes = {"n": 40, "n_patients": 20, "n_positive": 12, "n_negative": 28}
+    well, blank = {"value": 0.9, "low": 0.81, "high": 0.95}, {"value": None, "low": None, "high": None}
+    rows = [
+        {"attribute": attribute, "group": group, **sizes, "metric": metric, **measured, "note": ""}
+        for attribute, group, measured in (("all", "all", well), ("sex", "F", well), ("sex", "M", blank))
+        for metric in ("auroc", "tpr", "fpr")
+    ]
+    gap = {"attribute": "sex", "metric": "auroc", **blank, "n": 40, "n_patients": 20, "n_groups": 1, "note": "few"}
+    known = {"groups": rows, "gaps": [gap]} if answered else {"groups": [], "gaps": [], "why": "no label"}
+    return {"label": "pneumonia", "answered": answered, **known}
 
 
 def drawn_image(view: str, size: int = 96) -> np.ndarray:

@@ -19,6 +19,7 @@ VERBS = [
     "probe",
     "audit",
     "compare",
+    "gate",
     "export",
     "predict",
     "serve",
@@ -101,6 +102,13 @@ def test_a_run_with_an_unknown_layout_is_refused_before_anything_starts(tmp_path
     done = call("run", "--source", tmp_path, "--layout", "nope", "--out", tmp_path / "o")
     assert done.returncode == 2
     assert "there is no layout 'nope'; there are nih," in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_half_an_override_is_refused_before_anything_starts(tmp_path):
+    done = call("run", "--source", tmp_path, "--out", tmp_path / "o", "--override", "Dr Example")
+    assert done.returncode == 2
+    assert "an override needs the name of who answers for it and a reason; a reason is missing" in done.stderr
     assert not (tmp_path / "o").exists()
 
 

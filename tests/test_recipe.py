@@ -126,6 +126,32 @@ def test_the_form_wins_over_the_recipe_and_leaves_the_rest() -> None:
     assert (whole.gate.min_auroc, whole.gate.max_auroc_gap) == (0.5, 0.4)
 
 
+def test_what_is_not_asked_travels_through_a_form_and_through_plain_values() -> None:
+    """Null does not, in KFP; a tolerance that was left out would come back as its default."""
+    whole = recipe.compose({"gate": {"max_ece": None}}, **{**FORM, "gate_min_auroc": -1.0})
+    assert (whole.gate.min_auroc, whole.gate.max_ece, whole.gate.min_sensitivity) == ("not asked", "not asked", 0.8)
+    assert recipe.parse(recipe.plain(whole)).gate == whole.gate
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_auroc": 1.2}, "less than or equal to 1"),
+        ({"min_group": 0}, "greater than or equal to 1"),
+        ({"outside": ["children"]}, "ATTRIBUTE=GROUP, such as age_band=0-20, not 'children'"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe.parse({"gate": values})
+
+
+def test_the_gate_asks_about_groups_that_the_audit_has() -> None:
+    assert recipe.parse({"gate": {"groups": ["race"]}}).gate.groups == ("race",)  # the audit takes all that there are
+    with pytest.raises(UsageError, match=r"gate\.groups names race, by which audit\.groups does not audit"):
+        recipe.parse({"audit": {"groups": ["sex"]}, "gate": {"groups": ["race", "sex"]}})
+
+
 def test_the_floor_cannot_be_left_out_of_a_form() -> None:
     with pytest.raises(UsageError, match="floor"):
         recipe.compose({}, **{**FORM, "encoders": ["moco"], "release_encoder": "moco"})

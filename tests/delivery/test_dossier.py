@@ -34,7 +34,8 @@ def test_names_every_file_and_the_run(xr_release):
     assert named == there - {"dossier.json", "embeddings.mar", "pneumonia.mar"}
     facts = {link["fact"]: link["value"] for link in links if "fact" in link}
     assert facts["data_digest"] == "ab" * 32
-    assert facts["judged_gate.json"] == "absent"
+    assert facts["judged_validation.json"] == "absent"
+    assert (facts["gate_verdict"], facts["gate_override_by"]) == ("pass", "absent")
     assert (
         facts["judged_scores.csv"] == hashlib.sha256((xr_release / "evidence" / "scores.csv").read_bytes()).hexdigest()
     )

@@ -70,6 +70,7 @@ def test_a_batch_of_everything(desk):
         "x-shape": "12",
         "x-model": "xr-pixels/1.0",
         "x-dossier": answers[0]["dossier"],
+        "x-gate": "pass",
     }
 
 

@@ -7,19 +7,23 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
-from releasing import SERVING, phantom_dataset, trained
+from releasing import SERVING, gated, phantom_dataset, trained
 
 from hilum.data.layouts import phantom
 from hilum.data.store import Dataset
 from hilum.delivery import export, graph
 from hilum.delivery.card import ReleaseCard
 from hilum.delivery.predictor import infer, session
+from hilum.delivery.sources import Judged
 from hilum.errors import CheckFailed, DatasetError, UsageError
+from hilum.judgement.gate.override import Override
 from hilum.judgement.probing.head import Head
 from hilum.learning import embedding
 from hilum.recipe import Export
 
 RECIPE = Export(encoder="pixels")
+SOMEBODY = Override.of("Dr Example", "a test")
+ANSWERED_FOR = Judged(override=SOMEBODY)
 
 
 def test_card_says_what_was_measured(xr_release, base):
@@ -99,32 +103,20 @@ def test_parity_finds_a_head_and_an_encoder_that_differ(xr_release, base):
 
 
 def test_the_same_release_is_kept_and_another_is_not_overwritten(xr_release, base):
-    run, judged = trained(base, "XR")
+    run, _ = trained(base, "XR")
     before = {path: path.stat().st_mtime_ns for path in xr_release.rglob("*")}
-    again = export.export(phantom_dataset(base), run, RECIPE, xr_release, serving=SERVING, scores=judged)
+    again = export.export(phantom_dataset(base), run, RECIPE, xr_release, serving=SERVING, judged=gated(base, "XR"))
     assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == before
     with pytest.raises(UsageError, match="another release"):
-        export.export(phantom_dataset(base), run, RECIPE, xr_release, serving=SERVING)
+        export.export(phantom_dataset(base), run, RECIPE, xr_release, serving=SERVING, judged=ANSWERED_FOR)
 
 
 def test_a_folder_with_something_else_is_left_alone(base, tmp_path):
     run, _ = trained(base, "XR")
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(UsageError, match="not a whole release"):
-        export.export(phantom_dataset(base), run, RECIPE, tmp_path, serving=SERVING)
+        export.export(phantom_dataset(base), run, RECIPE, tmp_path, serving=SERVING, judged=ANSWERED_FOR)
     assert (tmp_path / "mine.txt").read_text() == "kept"
-
-
-def test_a_gate_that_refused_is_obeyed(base, tmp_path):
-    run, judged = trained(base, "XR")
-    (tmp_path / "gate.json").write_text(
-        json.dumps({"ok": False, "criteria": [{"verdict": "fail", "reason": "the AUROC is 0.4"}]})
-    )
-    with pytest.raises(CheckFailed, match=r"the AUROC is 0\.4"):
-        export.export(
-            phantom_dataset(base), run, RECIPE, tmp_path / "r", serving=SERVING, scores=judged, verdict=tmp_path
-        )
-    assert not (tmp_path / "r").exists()
 
 
 def test_what_does_not_belong_together_is_refused(base, tmp_path):
@@ -132,38 +124,38 @@ def test_what_does_not_belong_together_is_refused(base, tmp_path):
     mr_run, mr_judged = trained(base, "MR")
     dataset = phantom_dataset(base)
     with pytest.raises(UsageError, match=r"set export\.encoder to pixels"):
-        export.export(dataset, run, Export(), tmp_path / "r", serving=SERVING)
+        export.export(dataset, run, Export(), tmp_path / "r", serving=SERVING, judged=ANSWERED_FOR)
+    films, slices = Judged(judged, override=SOMEBODY), Judged(mr_judged, override=SOMEBODY)
     with pytest.raises(DatasetError, match="head belongs to MR pixels"):
-        export.export(dataset, run, RECIPE, tmp_path / "r", serving=SERVING, scores=mr_judged)
+        export.export(dataset, run, RECIPE, tmp_path / "r", serving=SERVING, judged=slices)
+    demented = Export(encoder="pixels", label="dementia")
     with pytest.raises(UsageError, match="answers for 'pneumonia'"):
-        export.export(
-            dataset, mr_run, Export(encoder="pixels", label="dementia"), tmp_path / "r", serving=SERVING, scores=judged
-        )
+        export.export(dataset, mr_run, demented, tmp_path / "r", serving=SERVING, judged=films)
     other = shutil.copytree(dataset, tmp_path / "other")
     facts = json.loads((other / "dataset.json").read_text())
     (other / "dataset.json").write_text(json.dumps({**facts, "digest": "cd" * 32}))
     with pytest.raises(DatasetError, match="another dataset"):
-        export.export(other, run, RECIPE, tmp_path / "r", serving=SERVING)
+        export.export(other, run, RECIPE, tmp_path / "r", serving=SERVING, judged=ANSWERED_FOR)
 
 
 def test_a_tolerance_that_is_not_met_leaves_nothing_behind(base, tmp_path):
     run, _ = trained(base, "MR")
     strict = Export(encoder="pixels", parity_tolerance=1e-12)
     with pytest.raises(CheckFailed, match="parity_tolerance"):
-        export.export(phantom_dataset(base), run, strict, tmp_path / "r", serving=SERVING)
+        export.export(phantom_dataset(base), run, strict, tmp_path / "r", serving=SERVING, judged=ANSWERED_FOR)
     assert not (tmp_path / "r").exists()
 
 
 def test_every_modality_of_a_candidate(base, tmp_path):
-    run, judged = trained(base, "MR")
+    run, _ = trained(base, "MR")
+    judged = gated(base, "MR")
     bundle = tmp_path / "candidate" / "MR"
-    for name, source in {"encoder": run, "scores": judged, "findings": judged}.items():
+    for name, source in {"encoder": run, "scores": judged.scores, "findings": judged.findings}.items():
         shutil.copytree(source, bundle / name)
-    (tmp_path / "gate.json").write_text(json.dumps({"ok": True, "criteria": []}))
     [made] = export.export_all(
-        phantom_dataset(base), tmp_path / "candidate", tmp_path, RECIPE, tmp_path / "out", serving=SERVING
+        phantom_dataset(base), tmp_path / "candidate", judged.verdict, RECIPE, tmp_path / "out", serving=SERVING
     )
     assert made == tmp_path / "out" / "mr-pixels"
-    assert (made / "evidence" / "gate.json").is_file()
+    assert (made / "evidence" / "verdict.json").is_file()
     with pytest.raises(UsageError, match="no candidate"):
-        export.export_all(phantom_dataset(base), bundle, tmp_path, RECIPE, tmp_path / "out2", serving=SERVING)
+        export.export_all(phantom_dataset(base), bundle, judged.verdict, RECIPE, tmp_path / "out2", serving=SERVING)

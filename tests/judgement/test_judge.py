@@ -8,16 +8,25 @@ from made_vectors import make_vectors
 
 from hilum.errors import CheckFailed, UsageError
 from hilum.judgement import judge
+from hilum.judgement.gate import verdict as verdicts
 from hilum.judgement.report import audit as report
 from hilum.recipe import Gate, Probe, Recipe, parse
 
 RECIPE = parse(
     {
         "probe": Probe(bootstrap=100, kernels=("rbf",), min_cases=3).model_dump(),
-        "audit": {"bootstrap": 100, "min_group": 2},
+        "audit": {"bootstrap": 100, "min_group": 2, "groups": ["sex", "age_band"]},
         "export": {"encoder": "moco"},
     },
     Recipe,
+)
+LENIENT = Gate(
+    min_auroc=0.0,
+    min_sensitivity="not asked",
+    max_auroc_gap="not asked",
+    max_ece="not asked",
+    min_group=2,
+    groups=("sex",),
 )
 
 
@@ -86,7 +95,7 @@ def test_the_index_leads_to_every_report_and_names_the_run(judged, tmp_path):
 
 def test_the_candidate_is_the_encoder_to_be_released_with_its_evidence(judged, tmp_path):
     root, _ = judged
-    lenient = RECIPE.model_copy(update={"gate": Gate(min_auroc=0.0, max_auroc_gap=1.0)})
+    lenient = RECIPE.model_copy(update={"gate": LENIENT})
     parts = [folders(root, what) for what in ("encoder", "scores", "findings")]
     assert judge.gate(*parts, lenient, tmp_path / "candidate", tmp_path / "verdict")
     assert [path.name for path in (tmp_path / "candidate").iterdir()] == ["XR"]
@@ -97,12 +106,31 @@ def test_the_candidate_is_the_encoder_to_be_released_with_its_evidence(judged, t
 def test_a_gate_that_fails_is_refused_with_its_reason(judged, tmp_path):
     root, _ = judged
     strict = RECIPE.model_copy(
-        update={"gate": Gate(min_auroc=1.0), "export": RECIPE.export.model_copy(update={"encoder": "pixels"})}
+        update={
+            "gate": LENIENT.model_copy(update={"min_auroc": 1.0}),
+            "export": RECIPE.export.model_copy(update={"encoder": "pixels"}),
+        }
     )
     parts = [folders(root, what) for what in ("encoder", "scores", "findings")]
     assert not judge.gate(*parts, strict, tmp_path / "candidate", tmp_path / "verdict")
     with pytest.raises(CheckFailed, match="at least 1 is asked for"):
-        judge.refuse(tmp_path / "verdict")
+        verdicts.refuse(tmp_path / "verdict")
+
+
+def test_an_override_lets_the_candidate_through_by_name(judged, tmp_path):
+    root, _ = judged
+    strict = RECIPE.model_copy(update={"gate": LENIENT.model_copy(update={"min_auroc": 1.0, "min_gain": 0.0})})
+    parts = [folders(root, what) for what in ("encoder", "scores", "findings")]
+    by = {"override_by": "Dr Example", "override_reason": "a test"}
+    assert judge.gate(*parts, strict, tmp_path / "candidate", tmp_path / "verdict", **by)
+    found = verdicts.Verdict.read(tmp_path / "verdict")
+    assert (found.override.by, found.passes) == ("Dr Example", False)
+    assert (tmp_path / "verdict" / "gate.html").is_file()
+    [gain] = [one for one in found.criteria if one.criterion == "gain"]
+    assert gain.value > 0.1  # over `pixels`, whose scores are among the others
+    with pytest.raises(UsageError, match="a reason is missing"):
+        judge.gate(*parts, strict, tmp_path / "c2", tmp_path / "v2", override_by="Dr Example")
+    assert not (tmp_path / "c2").exists()
 
 
 def test_an_encoder_that_was_not_judged_cannot_be_released(judged, tmp_path):

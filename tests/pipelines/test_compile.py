@@ -20,7 +20,7 @@ def test_the_run_form_has_described_parameters_with_defaults(documents):
     form = documents[0]["root"]["inputDefinitions"]["parameters"]
     asked = {
         "source", "revision", "layout", "encoders", "epochs", "image_size", "seed", "label", "release_encoder",
-        "gate_min_auroc", "gate_max_auroc_gap",
+        "gate_min_auroc", "gate_max_auroc_gap", "override_by", "override_reason",
     }  # fmt: skip
     assert asked <= set(form)
     for name in asked:

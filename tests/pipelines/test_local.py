@@ -18,7 +18,8 @@ encoders:
 train: {epochs: 1, batch_size: 32}
 probe: {bootstrap: 100, kernels: [rbf], min_cases: 4}
 audit: {bootstrap: 100, min_group: 5}
-gate: {min_auroc: 0.0, max_auroc_gap: 1.0}
+gate: {min_auroc: 0.0, max_auroc_gap: null, min_sensitivity: null, max_ece: null, max_shortcut: null, min_group: 1,
+  groups: [sex]}
 """
 
 
@@ -57,7 +58,15 @@ def test_a_run_ends_with_reports_and_a_release_per_modality(finished):
     assert set(zip(board["modality"], board["encoder"], strict=True)) == {
         (modality, encoder) for modality in ("XR", "MR") for encoder in ("moco", "pixels")
     }
-    for name in ("index.html", "leaderboard.html", "validation.html", "verdict.json", "gate.json", "run.log"):
+    for name in (
+        "index.html",
+        "leaderboard.html",
+        "validation.html",
+        "verdict.json",
+        "gate/verdict.json",
+        "gate/gate.html",
+        "run.log",
+    ):
         assert (out / name).is_file(), name
     for folder in ("xr-moco", "mr-moco", "xr-pixels", "mr-pixels"):
         assert (out / folder / "map.png").is_file()
@@ -72,7 +81,7 @@ def test_every_report_names_the_run_and_no_patient(finished, cohort):
     ids = set(pd.read_csv(cohort / "cohort.csv")["patient_id"].astype(str))
     pages = [path for path in out.rglob("*.html") if ".pipeline" not in path.parts]
     assert len(pages) >= 7
-    run = json.loads((out / "gate.json").read_text())["run"]
+    run = json.loads((out / "gate" / "verdict.json").read_text())["run"]
     for path in pages:
         content = path.read_text()
         assert run["data_digest"][:12] in content, path
@@ -111,14 +120,32 @@ def test_a_bad_dataset_stops_before_training_with_its_rows_named(cohort, recipe,
     assert not (tmp_path / "out" / "releases").exists()
 
 
-def test_a_gate_that_cannot_be_met_refuses_the_release(finished, cohort, recipe):
+def test_the_validation_and_the_gate_each_keep_their_verdict(finished):
+    _, out = finished
+    assert "checks" in json.loads((out / "verdict.json").read_text())
+    assert json.loads((out / "gate" / "verdict.json").read_text())["verdict"] == "pass"
+    release = out / "releases" / "xr-moco"
+    assert json.loads((release / "evidence" / "validation.json").read_text())["ok"]
+    assert "checks held, and no critical one failed" in (release / "DATASET_CARD.md").read_text()
+    assert json.loads((release / "card.json").read_text())["gate"] == {"verdict": "pass", "override": None}
+
+
+def test_a_gate_that_cannot_be_met_refuses_the_release_until_somebody_answers_for_it(finished, cohort, recipe):
     _, out = finished
     strict = recipe.with_name("strict.yaml")
     strict.write_text(RECIPE.replace("min_auroc: 0.0", "min_auroc: 1.0"))
     refused = out.with_name("refused")
     done = hilum_run(cohort, strict, refused)
-    verdicts = {one["verdict"] for one in json.loads((refused / "gate.json").read_text())["criteria"]}
-    assert "fail" in verdicts
+    found = json.loads((refused / "gate" / "verdict.json").read_text())
+    assert found["verdict"] == "fail"
     assert done.returncode == 1
-    assert "the gate refuses" in done.stderr
+    assert "the gate refuses the release (fail)" in done.stderr
     assert not (refused / "releases").exists()
+
+    reason = "a phantom's \"release\": it's {for} a test, 100%"
+    done = hilum_run(cohort, strict, refused, "--override", "Dr O'Example", "--reason", reason)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads((refused / "gate" / "verdict.json").read_text())["override"]
+    assert (said["by"], said["reason"]) == ("Dr O'Example", reason)
+    for name in ("xr-moco", "mr-moco"):
+        assert json.loads((refused / "releases" / name / "card.json").read_text())["gate"]["override"] == said

@@ -14,7 +14,7 @@ from hilum.errors import HilumError
 HELP = """Medical images to fair, defensible embeddings: from a dataset revision to an answered X-ray.
 
 \b
-The way of the data:  ingest -> validate -> train -> embed -> probe -> audit -> compare -> export -> serve
+The way of the data:  ingest -> validate -> train -> embed -> probe -> audit -> compare -> gate -> export -> serve
 All of it at once:    hilum run
 """
 
@@ -31,7 +31,8 @@ def cli(context: click.Context, debug: bool) -> None:
 for _verb in (
     *(datasets.phantom, datasets.ingest, datasets.unite, datasets.validate),
     *(learning.train, learning.embed, learning.imagine, learning.finetune, learning.fusion),
-    *(judging.probe, judging.audit, judging.compare),
+    *(judging.probe, judging.audit, judging.compare, judging.explore, judging.figures, judging.gate),
+    *(judging.efficiency, judging.policies, judging.mitigate, judging.shortcuts),
     *(delivering.export, delivering.predict, delivering.serve, delivering.dossier),
     whole.run,
 ):

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hilum.cli.options import EXISTING, FOLDER, pairs, recipe_of, recipe_option, verb
+from hilum.cli.options import EXISTING, FILE, FOLDER, pairs, recipe_of, recipe_option, verb
 from hilum.recipe import Ingest, parse
 
 
@@ -40,9 +40,20 @@ def phantom(out: Path, patients: int, seed: int, size: int, site_shift: bool) ->
 @click.option(
     "--max-rejected-share", type=click.FloatRange(0, 1), help="Refuse if more is unreadable.  [default: 0.05]"
 )
+@click.option(
+    "--exclude", type=FILE, multiple=True, help="CSV of images to leave out, as `hilum explore`'s page writes."
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: usable cores]")
 @recipe_option
-def ingest(source: str, revision: str, out: Path, workers: int | None, recipe: Path | None, **flags: Any) -> None:
+def ingest(
+    source: str,
+    revision: str,
+    out: Path,
+    exclude: tuple[Path, ...],
+    workers: int | None,
+    recipe: Path | None,
+    **flags: Any,
+) -> None:
     """Turn a native layout into a dataset folder; killed and called again, it goes on."""
     from hilum.data import ingest as ingesting
     from hilum.data import source as sources
@@ -58,14 +69,15 @@ def ingest(source: str, revision: str, out: Path, workers: int | None, recipe: P
         source_revision=resolved.revision,
         source_digest=resolved.digest,
         workers=workers,
+        exclude=exclude,
     )
     if folder == fetched:
         shutil.rmtree(fetched)
         fetched.with_name(fetched.name + ".digest").unlink(missing_ok=True)
     facts = dataset.facts
     click.echo(
-        f"{out}: {facts.n_images} images of {facts.n_patients} patients, {facts.n_rejected} rejected, "
-        f"digest {facts.digest[:12]}"
+        f"{out}: {facts.n_images} images of {facts.n_patients} patients, {facts.n_rejected} rejected"
+        f"{f' ({facts.n_excluded} by the curator)' if facts.n_excluded else ''}, digest {facts.digest[:12]}"
     )
 
 

@@ -4,42 +4,44 @@ from pathlib import Path
 
 import click
 
-from hilum.cli.options import EXISTING, FILE, FOLDER, recipe_of, recipe_option, verb
+from hilum.cli.options import EXISTING, FILE, FOLDER, override_options, recipe_of, recipe_option, verb
 from hilum.errors import HilumError, UsageError
 
 
-@verb("hilum export data/nih224 --run runs/moco --probe probes/moco --audit audits/moco --out releases/xr-moco")
+@verb(
+    "hilum export data/nih224 --run runs/moco --probe probes/moco --audit audits/moco --gate gate "
+    "--out releases/xr-moco"
+)
 @click.argument("dataset", type=EXISTING)
 @click.option("--run", "encoder_run", type=EXISTING, required=True, help="What `hilum train` wrote.")
 @click.option("--probe", "probed", type=EXISTING, help="What `hilum probe` wrote; its head answers for the label.")
 @click.option("--audit", "audited", type=EXISTING, help="What `hilum audit` wrote; its hash enters the dossier.")
-@click.option(
-    "--gate", "verdict", type=EXISTING, help="Folder of gate.json; a release that the gate refused is not made."
-)
+@click.option("--shortcuts", type=EXISTING, help="Folder of shortcuts.json, unless it lies in one of these.")
+@click.option("--gate", "verdict", type=EXISTING, help="What `hilum gate` wrote; only what it lets pass is exported.")
+@click.option("--validation", type=EXISTING, help="What `hilum validate` wrote; the dataset's card tells of it.")
 @click.option("--out", type=FOLDER, required=True, help="The release folder to write.")
+@override_options
 @recipe_option
 def export(
     dataset: Path,
     encoder_run: Path,
     probed: Path | None,
     audited: Path | None,
+    shortcuts: Path | None,
     verdict: Path | None,
+    validation: Path | None,
     out: Path,
+    override_by: str,
+    override_reason: str,
     recipe: Path | None,
 ) -> None:
-    """Export a release: ONNX, card, golden images, archives, dossier."""
+    """Export a release: ONNX, cards, golden images, archives, dossier."""
     from hilum.delivery import export as exporting
+    from hilum.delivery.sources import Judged
+    from hilum.judgement.gate.override import Override
 
-    exporting.export(
-        dataset,
-        encoder_run,
-        recipe_of(recipe).export,
-        out,
-        scores=probed,
-        findings=audited,
-        verdict=verdict,
-        serving=_serving(),
-    )
+    judged = Judged(probed, audited, shortcuts, verdict, validation, Override.of(override_by, override_reason))
+    exporting.export(dataset, encoder_run, recipe_of(recipe).export, out, serving=_serving(), judged=judged)
     click.echo(f"wrote {out}")
 
 

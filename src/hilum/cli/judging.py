@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from hilum.cli.options import EXISTING, FOLDER, recipe_of, recipe_option, verb
+from hilum.cli.options import EXISTING, FOLDER, override_options, recipe_of, recipe_option, verb
+
+PAGE = click.Path(path_type=Path, dir_okay=False)
 
 
 @verb("hilum probe data/nih224 --vectors vectors/moco --out probes/moco")
@@ -35,6 +37,40 @@ def audit(dataset: Path, vectors: Path, probed: Path, out: Path, recipe: Path | 
     click.echo(f"wrote {out / 'audit.html'} and {out / 'fairness.html'}")
 
 
+@verb("hilum mitigate data/nih224 --vectors vectors/moco --out mitigations/moco --recipe fair.yaml")
+@click.argument("dataset", type=EXISTING)
+@click.option("--vectors", type=EXISTING, required=True, help="What `hilum embed` wrote.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for mitigation.html, .csv, and a head of each method.")
+@recipe_option
+def mitigate(dataset: Path, vectors: Path, out: Path, recipe: Path | None) -> None:
+    """Try what may narrow gaps between groups; report what it costs."""
+    from hilum.judgement.fairness import mitigation
+
+    mitigation.run(dataset, vectors, recipe_of(recipe), out)
+    click.echo(f"wrote {out / 'mitigation.html'}")
+
+
+@verb("hilum shortcuts data/nih224 --vectors vectors/moco --probe probes/moco --out shortcuts/moco")
+@click.argument("dataset", type=EXISTING)
+@click.option("--vectors", type=EXISTING, required=True, help="What `hilum embed` wrote.")
+@click.option(
+    "--probe", "probed", type=EXISTING, help="What `hilum probe` wrote: its scores are looked at inside groups."
+)
+@click.option("--out", type=FOLDER, required=True, help="Folder for shortcuts.json, shortcuts.html, clusters.png.")
+@recipe_option
+def shortcuts(dataset: Path, vectors: Path, probed: Path | None, out: Path, recipe: Path | None) -> None:
+    """Ask what else an embedding tells (hospital, view, sex, ...), and whether the label may lean on it."""
+    from hilum.judgement.shortcuts import scan
+
+    whole = recipe_of(recipe)
+    found = scan.run(dataset, vectors, probed, whole.shortcuts, out, whole.audit.label)
+    for one in found["entries"]:
+        click.echo(f"{one['verdict']:<18} {one['attribute']:<8} {one['words']}")
+    for one in (*(p for p in found["positions"] if p["found"]), *found["clusters"]["found"]):
+        click.echo(f"{'':<27} {one['words']}")
+    click.echo(f"wrote {out / 'shortcuts.html'}; it may show images, so keep it like the dataset")
+
+
 @verb("hilum compare probes/moco probes/pixels --out leaderboard")
 @click.argument("probes", nargs=-1, required=True, type=EXISTING)
 @click.option("--out", type=FOLDER, required=True, help="Folder for leaderboard.csv, .md and .html.")
@@ -44,3 +80,100 @@ def compare(probes: tuple[Path, ...], out: Path) -> None:
 
     leaderboard.run(list(probes), out)
     click.echo((out / "leaderboard.md").read_text(encoding="utf-8"))
+
+
+@verb("hilum gate --probe probes/moco --audit audits/moco --out gate --recipe recipe.yaml")
+@click.option("--probe", "probed", type=EXISTING, multiple=True, required=True, help="What `hilum probe` wrote.")
+@click.option("--audit", "audited", type=EXISTING, multiple=True, required=True, help="The audit of each, in order.")
+@click.option("--shortcuts", type=EXISTING, multiple=True, help="Folders of shortcuts.json, unless it lies in these.")
+@click.option("--encoder", help="Which encoder is to be released.  [default: the recipe's]")
+@click.option("--label", help="What its head answers.  [default: the recipe's]")
+@click.option("--out", type=FOLDER, required=True, help="Folder for verdict.json and gate.html.")
+@override_options
+@recipe_option
+def gate(
+    probed: tuple[Path, ...],
+    audited: tuple[Path, ...],
+    shortcuts: tuple[Path, ...],
+    encoder: str | None,
+    label: str | None,
+    out: Path,
+    override_by: str,
+    override_reason: str,
+    recipe: Path | None,
+) -> None:
+    """Judge the evidence against the recipe's tolerances; exit status 1 where it does not let a release pass."""
+    from hilum.judgement.gate import verdict as verdicts
+    from hilum.judgement.gate.override import Override
+
+    override, whole = Override.of(override_by, override_reason), recipe_of(recipe)
+    asked = (encoder or whole.export.encoder, label or whole.export.label)
+    verdict = verdicts.run(probed, audited, whole.gate, *asked, out, override, shortcuts)
+    for one in verdict.criteria:
+        click.echo(f"{one.verdict:<18} {one.reason}")
+    click.echo(f"{verdict.verdict}: {out / 'gate.html'}")
+    if override is not None:
+        click.echo("the gate passes, so the override is not recorded" if verdict.override is None else str(override))
+    verdict.require()
+
+
+@verb("hilum explore data/nih224 --vectors vectors/moco --probe probes/moco --out explore.html")
+@click.argument("dataset", type=EXISTING)
+@click.option("--vectors", type=EXISTING, required=True, help="What `hilum embed` wrote.")
+@click.option("--probe", "probed", type=EXISTING, help="What `hilum probe` wrote: scores and errors become colours.")
+@click.option("--out", type=PAGE, required=True, help="The HTML file to write.")
+@recipe_option
+def explore(dataset: Path, vectors: Path, probed: Path | None, out: Path, recipe: Path | None) -> None:
+    """Write one page on which the embedding can be walked through; its selection goes to `hilum ingest --exclude`."""
+    from hilum.judgement.explorer import explore as explorer
+
+    explorer.run(dataset, vectors, out, recipe_of(recipe).explore, probed)
+    click.echo(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB); it shows images, so keep it like the dataset")
+
+
+@verb("hilum efficiency data/nih224 --vectors vectors/moco --vectors vectors/pixels --out efficiency")
+@click.argument("dataset", type=EXISTING)
+@click.option("--vectors", type=EXISTING, multiple=True, required=True, help="What `hilum embed` wrote; repeatable.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for efficiency.png, .svg, and one folder per encoder.")
+@recipe_option
+def efficiency(dataset: Path, vectors: tuple[Path, ...], out: Path, recipe: Path | None) -> None:
+    """Draw what encoders reach with few labels: the same patients for each."""
+    from hilum.data.vectors import Vectors
+    from hilum.judgement.probing import efficiency as curves
+
+    folders = []
+    for source in vectors:
+        folders.append(out / Vectors.open(source).facts.encoder)
+        curves.run(dataset, source, recipe_of(recipe).probe, folders[-1])
+    curves.plot(folders, out)
+    click.echo(f"wrote {out / 'efficiency.png'} and {out / 'efficiency.svg'}")
+
+
+@verb("hilum policies data/chexpert224 --vectors vectors/moco --out policies")
+@click.argument("dataset", type=EXISTING)
+@click.option("--vectors", type=EXISTING, required=True, help="What `hilum embed` wrote.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for policies.csv, .html and .json.")
+@recipe_option
+def policies(dataset: Path, vectors: Path, out: Path, recipe: Path | None) -> None:
+    """Compare what uncertain training labels may count as, label by label."""
+    from hilum.judgement.probing import policies as compared
+
+    for words in compared.words(compared.compare(dataset, vectors, recipe_of(recipe).probe, out)):
+        click.echo(words)
+
+
+@verb("hilum figures --probe probes/moco --probe probes/pixels --audit audits/moco --out figures")
+@click.option("--probe", "probes", type=EXISTING, multiple=True, help="What `hilum probe` wrote: ROC and calibration.")
+@click.option("--audit", "audited", type=EXISTING, help="What `hilum audit` wrote: forest plot of gaps.")
+@click.option("--map", "mapped", type=EXISTING, nargs=2, metavar="DATASET VECTORS", help="What the map is to show.")
+@click.option("--label", default="pneumonia", show_default=True, help="Whose scores.")
+@click.option("--seed", default=0, show_default=True, help="Of resamples and t-SNE.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for roc, calibration, gaps and map, as .png and .svg.")
+def figures(
+    probes: tuple[Path, ...], audited: Path | None, mapped: tuple[Path, Path] | None, label: str, seed: int, out: Path
+) -> None:
+    """Draw figures for a paper, as PNG and SVG."""
+    from hilum.judgement.explorer import figures as drawing
+
+    for line in drawing.run(probes, out, label, mapped, audited, seed):
+        click.echo(line)

@@ -20,6 +20,21 @@ def verb(example: str) -> Callable[[Callable[..., None]], click.Command]:
     return click.command(epilog=f"\b\nExample:\n  {example}")
 
 
+def override_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--override NAME and --reason TEXT, which go together."""
+    reason = click.option(
+        "--reason", "override_reason", default="", metavar="TEXT", help="Why; name no patient: it travels as well."
+    )
+    by = click.option(
+        "--override",
+        "override_by",
+        default="",
+        metavar="NAME",
+        help="Who answers for a release that the gate does not let pass; it stands in every answer of the server.",
+    )
+    return by(reason(command))
+
+
 def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """NAME=VALUE, repeatable, as a mapping."""
     found = dict(value.partition("=")[::2] for value in values)

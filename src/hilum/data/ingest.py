@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from hilum import __version__
-from hilum.data import decoding, journal, layouts, parquet
+from hilum.data import decoding, exclusion, journal, layouts, parquet
 from hilum.data.manifest import PIXELS, Cohort, assign_splits, conform, resolve_uncertain
 from hilum.data.source import digest_folder
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, Dataset, DatasetFacts, write_json
@@ -43,6 +43,7 @@ def ingest(
     source_revision: str = "folder",
     source_digest: str | None = None,
     workers: int | None = None,
+    exclude: Sequence[Path] = (),
 ) -> Dataset:
     """Turn a source folder into a dataset folder, or open the one that the same call made before.
 
@@ -53,9 +54,11 @@ def ingest(
         source_revision: The revision that `source` was fetched at.
         source_digest: Content digest of the source; that of `hilum.data.source.digest_folder` if None.
         workers: Processes that decode; as many as there are cores if None.
+        exclude: Lists of images to leave out (hilum.data.exclusion); they move no other image to another split.
 
     Raises:
-        UsageError: The recipe asks for a view or label that the source does not have, or `out` is something else.
+        UsageError: The recipe asks for a view or label that the source does not have, a list of exclusions an
+            image that would not be read, or `out` is something else.
         SourceError: The source is not laid out as the recipe says.
         DatasetError: The rows do not fit together, or nothing is left of them.
         CheckFailed: More images than the recipe allows could not be read.
@@ -67,18 +70,26 @@ def ingest(
         decoding.warm_up()
     threading.Thread(target=code_revision, daemon=True).start()  # it waits for git; known by the time it is needed
     digest = source_digest or digest_folder(source)
-    record = {"recipe": recipe.model_dump(mode="json"), "source_revision": source_revision, "source_digest": digest}
+    record: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "source_revision": source_revision,
+        "source_digest": digest,
+    }
+    excluding = exclusion.read(exclude)
+    if exclude:
+        record["exclusion"] = excluding.digest
     record["fingerprint"] = digest_json({**record, "code": _code_digest()})
     if (made := _made_before(out, str(record["fingerprint"]))) is not None:
         print(f"{out} was made by the same call before and is used as it is", file=sys.stderr)
         return made
     cohort = layouts.read(recipe.layout, source, recipe.options)
     rows, locators = plan(cohort, recipe)
+    rows, locators, excluded = _without(rows, locators, excluding)
     with _workplace(out) as partial:
         outcomes = _decode(partial, cohort, rows, locators, recipe, digest, processes)
         kept = np.array([not isinstance(outcome, str) for outcome in outcomes])
         rejected = [(str(rows["image_id"].iloc[i]), str(outcomes[i])) for i in np.flatnonzero(~kept)]
-        _write_rejected(partial / REJECTED, rejected)
+        _write_rejected(partial / REJECTED, [*rejected, *((name, exclusion.REASON) for name in excluded)])
         _check_rejected(rejected, len(rows), recipe.max_rejected_share, partial)
         table = rows[kept].reset_index(drop=True)
         measured = list(zip(*(outcome for outcome in outcomes if not isinstance(outcome, str)), strict=True))
@@ -99,7 +110,8 @@ def ingest(
             attributes=cohort.attributes,
             n_images=len(table),
             n_patients=int(table["patient_id"].nunique()),
-            n_rejected=len(rejected),
+            n_rejected=len(rejected) + len(excluded),
+            n_excluded=len(excluded),
             licence=cohort.licence,
             citation=cohort.citation,
             caution=cohort.caution,
@@ -144,6 +156,24 @@ def plan(cohort: Cohort, recipe: Ingest) -> tuple[pd.DataFrame, list[str]]:
     rows[names] = resolve_uncertain(rows[names].astype("float64"), recipe.uncertain, default="keep")
     rows["split"] = _splits(rows, recipe)
     return conform(rows, cohort.labels, cohort.covariates, cohort.attributes), [str(name) for name in rows["locator"]]
+
+
+def _without(
+    rows: pd.DataFrame, locators: Sequence[str], excluding: exclusion.Exclusion
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Rows and locators without the images on the list, and the ids of those.
+
+    After `plan`, so that neither the limit nor an official split falls on other patients than before.
+
+    Raises:
+        UsageError: The list names an image that is not among the rows.
+        DatasetError: Nothing is left.
+    """
+    listed = excluding.of(rows["image_id"])
+    if listed.all():
+        raise DatasetError(f"all {len(rows)} images are to be excluded; at least one must be left")
+    kept = [locator for locator, out in zip(locators, listed, strict=True) if not out]
+    return rows[~listed].reset_index(drop=True), kept, [str(name) for name in rows.loc[listed, "image_id"]]
 
 
 def _splits(rows: pd.DataFrame, recipe: Ingest) -> pd.Series:

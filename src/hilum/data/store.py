@@ -47,7 +47,8 @@ class DatasetFacts(BaseModel):
     attributes: tuple[str, ...] = ()
     n_images: int
     n_patients: int
-    n_rejected: int
+    n_rejected: int  # rows of rejected.csv
+    n_excluded: int = 0  # of these, by a curator's list (`hilum ingest --exclude`)
     licence: str
     citation: str
     caution: str = ""

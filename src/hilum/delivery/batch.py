@@ -17,8 +17,9 @@ def predict(release: Path, files: Sequence[Path], out: Path | None) -> int:
     """Answer for image files by one release, and write a Parquet file, or JSON lines to standard output.
 
     Each file gets one row, in order: `number` (from 0, in the order given), `file`, `error` (empty where it was
-    answered), `embedding`, and with a head `probability` and `at_or_above_threshold`. The file names are the caller's
-    own and stay with the caller; nothing else of hilum writes any.
+    answered), `embedding`, and with a head `probability` and `at_or_above_threshold`; then who answered: `model`,
+    `version`, `dossier`, the `gate`'s verdict and the `override`, empty where there is none. The file names are the
+    caller's own and stay with the caller; nothing else of hilum writes any.
 
     Args:
         release: The release folder.
@@ -42,7 +43,9 @@ def predict(release: Path, files: Sequence[Path], out: Path | None) -> int:
             for number, (path, answer) in enumerate(zip(part, answers, strict=True), start):
                 rows.append({"number": number, "file": str(path), **_row(answer)})
             shown.update(len(part))
-    _write(rows, {"model": card.name, "version": card.version, "dossier": opened.short_id}, out)
+    by = card.gate.override
+    told = {"gate": card.gate.verdict, "override": str(by) if by is not None else ""}
+    _write(rows, {"model": card.name, "version": card.version, "dossier": opened.short_id, **told}, out)
     return sum(bool(row["error"]) for row in rows)
 
 

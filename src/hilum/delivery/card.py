@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hilum.errors import ReleaseError
 from hilum.identity import Run
+from hilum.judgement.gate.override import Override
 from hilum.recipe import Preprocessing
 
 CARD: Final = "card.json"
@@ -105,6 +106,22 @@ class Parity(Part):
     batch_sizes: tuple[int, ...]
 
 
+class GateCard(Part):
+    """What the gate said of the release, and who released it if the evidence did not."""
+
+    verdict: Literal["pass", "fail", "insufficient data", "not asked"] = Field(
+        description="On this modality; `not asked` where no gate was run, or where it could ask nothing."
+    )
+    override: Override | None = None
+
+    def facts(self) -> dict[str, str | None]:
+        """For the dossier: the verdict, and the override part by part; None is absent."""
+        by = self.override
+        return {"gate_verdict": self.verdict} | {
+            f"gate_override_{name}": getattr(by, name) if by is not None else None for name in Override.model_fields
+        }
+
+
 class ReleaseCard(Part):
     """What `card.json` of a release says."""
 
@@ -122,6 +139,7 @@ class ReleaseCard(Part):
     limits: LimitsCard | None = Field(None, description="None where there were too few images to set limits.")
     training: Training
     parity: Parity
+    gate: GateCard
     golden_tolerance: float = Field(description="Largest difference from the golden answers at which a server serves.")
     run: Run
     caution: str = ""

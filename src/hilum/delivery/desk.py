@@ -201,6 +201,7 @@ class Desk:
             "model": {"name": card.name, "version": card.version, "encoder": card.encoder},
             "dossier": release.short_id,
             "run": dict(card.run),
+            "gate": card.gate.model_dump(mode="json"),
             "modality": card.modality,
             "modality_known_by": known_by,
         }

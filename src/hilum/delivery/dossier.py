@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hilum.delivery.card import CARD
+from hilum.delivery.card import CARD, ReleaseCard
 from hilum.errors import ReleaseError
 from hilum.identity import digest_bytes, digest_file
 
@@ -131,9 +131,10 @@ def _check_file(release: Path, name: str, expected: str) -> None:
 
 
 def _check_run(release: Path, dossier: Mapping[str, Any]) -> None:
-    """The card's run and the dossier's facts are said twice; they must agree."""
-    run = json.loads((release / CARD).read_text(encoding="utf-8"))["run"] if (release / CARD).is_file() else {}
-    said = facts(dossier)
-    for key, value in run.items():
+    """The card's run and gate and the dossier's facts are said twice; they must agree."""
+    if not (release / CARD).is_file():
+        return
+    card, said = ReleaseCard.load(release), facts(dossier)
+    for key, value in {**card.run, **{name: value or ABSENT for name, value in card.gate.facts().items()}}.items():
         if said.get(key) != value:
             raise ReleaseError(f"{CARD} says {key} {value!r}, but {DOSSIER} {said.get(key)!r}; export it again")

@@ -4,13 +4,17 @@ A refusal is the affair of its own row: raising would fail the whole batch. Torc
 alone, so that nothing here imports it.
 
 Answers are JSON, or, where the request accepts application/octet-stream, little-endian float32 values with x-dtype,
-x-shape, x-model and x-dossier headers. Errors are JSON: {"code", "error", "right"}.
+x-shape, x-model, x-dossier and x-gate headers. Errors are JSON: {"code", "error", "right"}.
+
+Where a release stands under an override, every answer says so: in its JSON under `gate`, and, refusals and bare numbers
+included, in the headers x-override-by, -on and -reason (percent-encoded UTF-8; one per release, separated by commas).
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 from hilum.delivery.desk import Answer, Desk, Refusal, Request
 from hilum.errors import ImageError, ImageFault
@@ -77,10 +81,26 @@ def respond(desk: Desk, rows: Sequence[Row], context: Context) -> list[str | byt
         except ImageError as error:
             refused[number] = error
     answers = iter(desk.answer(requests))
-    return [
-        _failure(refused[number], context, number) if number in refused else _body(next(answers), context, number)
-        for number in range(len(rows))
-    ]
+    bodies: list[str | bytes] = []
+    for number in range(len(rows)):
+        answer = refused[number] if number in refused else next(answers)
+        bodies.append(_body(answer, context, number))
+        for key, value in _overrides(desk, answer).items():
+            context.set_response_header(number, key, value)
+    return bodies
+
+
+def _overrides(desk: Desk, answer: Answer | ImageError) -> dict[str, str]:
+    """Headers that name the overrides under which an answer is given; for a refusal, those of the whole desk."""
+    cards = [release.card for release in desk.releases.values()]
+    if isinstance(answer, Answer):
+        cards = [card for card in cards if card.name == answer.body["model"]["name"]]
+    found = [card.gate.override for card in cards if card.gate.override is not None]
+    return {
+        f"x-override-{part}": ",".join(quote(getattr(one, part), safe=" ") for one in found)
+        for part in ("by", "on", "reason")
+        if found
+    }
 
 
 def _content(row: Row) -> bytes:
@@ -119,6 +139,7 @@ def _body(answer: Answer | ImageError, context: Context, number: int) -> str | b
             "x-shape": str(len(answer.values)),
             "x-model": f"{model['name']}/{model['version']}",
             "x-dossier": answer.body["dossier"],
+            "x-gate": answer.body["gate"]["verdict"],
         }.items():
             context.set_response_header(number, key, value)
         return answer.values.astype("<f4").tobytes()

@@ -4,7 +4,9 @@ encoder.onnx     image -> embedding and, with a head, probability
 card.json        what it is and how well it does (hilum.delivery.card)
 limits.npz       which images it answers for; absent where there were too few to say
 golden/          phantom images with the answers that a server must reproduce before it serves
-evidence/        scores.csv, head.json, audit.json, fairness.csv, gate.json: what the judgement found
+evidence/        what the judgement found (hilum.delivery.sources.JUDGED), and what the dataset is made of
+MODEL_CARD.md    the model and its dataset for people, from the files above alone (hilum.delivery.cards)
+DATASET_CARD.md
 dossier.json     the hashes of all of this and of what it rests on, chained
 embeddings.mar   for TorchServe; and LABEL.mar (pneumonia.mar), if there is a head
 
@@ -13,7 +15,6 @@ No pixel of the dataset and no patient rides in it: the golden images are drawn.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from hilum import __version__
 from hilum.data.layouts import phantom
-from hilum.data.store import Dataset, read_json, write_json
+from hilum.data.store import write_json
 from hilum.delivery import dossier, graph, limits
 from hilum.delivery.archive import archive
 from hilum.delivery.card import (
@@ -41,86 +42,41 @@ from hilum.delivery.card import (
     ReleaseCard,
     Training,
 )
+from hilum.delivery.cards import writing
 from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden, session
-from hilum.errors import CheckFailed, DatasetError, ReleaseError, UsageError
-from hilum.identity import code_revision, digest_file
+from hilum.delivery.sources import Judged, Sources
+from hilum.errors import ReleaseError, UsageError
 from hilum.judgement import stats
-from hilum.judgement.probing import head as heads
 from hilum.judgement.probing.head import Head
 from hilum.learning import embedding
 from hilum.progress import bar
-from hilum.recipe import Export, digest
+from hilum.recipe import Export
 
 N_GOLDEN: Final = 4
 N_PARITY: Final = 64  # images of val and test; the graph is a fixed function, more images find nothing new
 MIN_HELD_OUT: Final = 20  # images of val from which the input limits are set; below, a part of train is held out
-EVIDENCE_FILES: Final = ("scores.csv", "head.json", "audit.json", "fairness.csv", "gate.json")
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a release is made of.
-
-    Attributes:
-        dataset: The dataset that the encoder was trained on.
-        encoder_run: What `hilum train` wrote.
-        facts: The card of the encoder run.
-        recipe: The recipe's section.
-        scores: What `hilum probe` wrote.
-        findings: What `hilum audit` wrote.
-        verdict: The folder of gate.json.
-    """
-
-    dataset: Dataset
-    encoder_run: Path
-    facts: dict[str, Any]
-    recipe: Export
-    scores: Path | None
-    findings: Path | None
-    verdict: Path | None
-
-    @property
-    def name(self) -> str:
-        """Of the release."""
-        return f"{self.facts['modality'].lower()}-{self.facts['encoder']}"
-
-    def evidence(self) -> dict[str, Path]:
-        """The files of judgement that there are, by name."""
-        folders = [folder for folder in (self.scores, self.findings, self.verdict) if folder is not None]
-        found = {name: folder / name for folder in folders for name in EVIDENCE_FILES if (folder / name).is_file()}
-        return {name: found[name] for name in EVIDENCE_FILES if name in found}
-
-    def rests_on(self) -> dict[str, str | None]:
-        """The facts of the dossier, in the order of the way of the data."""
-        weights = self.scores / heads.WEIGHTS if self.scores is not None else None
-        return {
-            "source_revision": self.dataset.facts.source_revision,
-            "source_digest": self.dataset.facts.source_digest,
-            **self.facts["run"],
-            "encoder_weights": digest_file(self.encoder_run / embedding.WEIGHTS),
-            "encoder_card": digest_file(self.encoder_run / embedding.CARD),
-            "head_weights": digest_file(weights) if weights is not None and weights.is_file() else None,
-            "export_recipe_digest": digest(self.recipe),
-            "export_code_revision": code_revision(),
-            **{
-                f"judged_{name}": digest_file(self.evidence()[name]) if name in self.evidence() else None
-                for name in EVIDENCE_FILES
-            },
-        }
 
 
 def export_all(
-    dataset: Path, candidate: Path, verdict: Path, recipe: Export, out: Path, *, serving: Path
+    dataset: Path,
+    candidate: Path,
+    verdict: Path,
+    recipe: Export,
+    out: Path,
+    *,
+    serving: Path,
+    validation: Path | None = None,
 ) -> list[Path]:
     """Export the candidate of every modality, each into `out/MODALITY-ENCODER`.
 
     Args:
         dataset: The dataset folder.
         candidate: What the gate bundled: `MODALITY/{encoder,scores,findings}`.
-        verdict: The folder of gate.json.
+        verdict: The folder of the gate's verdict.json.
         recipe: The recipe's section.
         out: The folder of releases.
         serving: The folder of the TorchServe handlers.
+        validation: What `hilum validate` wrote.
     """
     bundles = sorted(path for path in candidate.iterdir() if (path / "encoder").is_dir()) if candidate.is_dir() else []
     if not bundles:
@@ -131,10 +87,8 @@ def export_all(
             bundle / "encoder",
             recipe,
             out / f"{bundle.name.lower()}-{embedding.read_card(bundle / 'encoder')['encoder']}",
-            scores=bundle / "scores",
-            findings=bundle / "findings",
-            verdict=verdict,
             serving=serving,
+            judged=Judged(bundle / "scores", bundle / "findings", verdict=verdict, validation=validation),
         )
         for bundle in bundles
     ]
@@ -147,9 +101,7 @@ def export(
     out: Path,
     *,
     serving: Path,
-    scores: Path | None = None,
-    findings: Path | None = None,
-    verdict: Path | None = None,
+    judged: Judged,
 ) -> Path:
     """Write a release, whole or not at all; one that rests on the same facts is kept as it is.
 
@@ -159,22 +111,21 @@ def export(
         recipe: The recipe's section.
         out: The release folder.
         serving: The folder of the TorchServe handlers.
-        scores: What `hilum probe` wrote; its head answers for the label. Embeddings only without it.
-        findings: What `hilum audit` wrote.
-        verdict: The folder of the gate's gate.json.
+        judged: The folders of judgement, the gate's verdict among them, and the override.
 
     Returns:
         `out`.
 
     Raises:
-        UsageError: `out` holds something else, or the encoder is not the one that the recipe releases.
+        UsageError: `out` holds something else, the encoder is not the one that the recipe releases, or there is neither
+            a verdict nor an override.
         DatasetError: The encoder or head was made from another dataset.
-        CheckFailed: The gate refused, or ONNX and PyTorch differ.
+        CheckFailed: The gate did not let it pass, its verdict is on other evidence, or ONNX and PyTorch differ.
     """
-    sources = _sources(dataset, encoder_run, recipe, scores, findings, verdict)
+    sources = Sources.open(dataset, encoder_run, recipe, judged)
     if out.exists() and _is_made(out, sources):
         return out
-    head, why_none = _head(sources)
+    head, why_none = sources.head()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -196,7 +147,10 @@ def export(
         write_json(partial / CARD, card.model_dump(mode="json"))
         _write_golden(partial, card)
         shown.update()
-        _write_evidence(sources, partial)
+        (partial / EVIDENCE).mkdir()
+        for name, content in sources.evidence.items():
+            (partial / EVIDENCE / name).write_bytes(content)
+        writing.write(partial)
         write_json(partial / dossier.DOSSIER, dossier.draw_up(partial, sources.rests_on()))
         Predictor.load(partial)
         shown.update()
@@ -207,24 +161,6 @@ def export(
         out.rmdir()  # empty: _is_made has seen to that
     partial.replace(out)
     return out
-
-
-def _sources(
-    dataset: Path, encoder_run: Path, recipe: Export, scores: Path | None, findings: Path | None, verdict: Path | None
-) -> Sources:
-    """Open everything, and see that it belongs together."""
-    opened, facts = Dataset.open(dataset), embedding.read_card(encoder_run)
-    if facts["encoder"] != recipe.encoder:
-        raise UsageError(
-            f"the run is of the encoder {facts['encoder']!r}, but the recipe releases {recipe.encoder!r}; "
-            f"set export.encoder to {facts['encoder']}"
-        )
-    if facts["run"]["data_digest"] != opened.facts.digest:
-        raise DatasetError("the encoder was trained on another dataset than the one named; name that one")
-    criteria = read_json(verdict / "gate.json")["criteria"] if verdict is not None else []
-    if failed := "; ".join(str(one["reason"]) for one in criteria if one["verdict"] == "fail"):
-        raise CheckFailed(f"the gate refused this release, so it is not exported: {failed}")
-    return Sources(opened, encoder_run, facts, recipe, scores, findings, verdict)
 
 
 def _is_made(out: Path, sources: Sources) -> bool:
@@ -239,26 +175,6 @@ def _is_made(out: Path, sources: Sources) -> bool:
     if said != {name: value or dossier.ABSENT for name, value in sources.rests_on().items()}:
         raise UsageError(f"{out} holds another release, made of other data, code or recipe; name a new folder")
     return True
-
-
-def _head(sources: Sources) -> tuple[Head | None, str]:
-    """The head and no reason, or no head and the reason why."""
-    if sources.scores is None:
-        return None, "it was exported without a head"
-    said = heads.facts(sources.scores)
-    if said["label"] != sources.recipe.label:
-        raise UsageError(f"the head answers for {said['label']!r}, but the recipe releases {sources.recipe.label!r}")
-    made_of = (said["encoder"], said["modality"], said["run"]["data_digest"])
-    if made_of != (sources.facts["encoder"], sources.facts["modality"], sources.facts["run"]["data_digest"]):
-        raise DatasetError(f"the head belongs to {made_of[1]} {made_of[0]} or other data, not to this encoder run")
-    if not said["answered"]:
-        return None, str(said["why"])
-    head = Head.load(sources.scores)
-    if head.weight.shape != (sources.facts["dim"],):
-        raise DatasetError(
-            f"the head has {len(head.weight)} weights, but the encoder {sources.facts['dim']} dimensions; probe again"
-        )
-    return head, ""
 
 
 def _card(
@@ -288,6 +204,7 @@ def _card(
             licence=data.licence,
         ),
         parity=parity,
+        gate=sources.gate,
         golden_tolerance=sources.recipe.parity_tolerance,
         run=facts["run"],
         caution=data.caution,
@@ -361,9 +278,3 @@ def _write_golden(release: Path, card: ReleaseCard) -> None:
     result = infer(session(release / MODEL), prepare_golden(contents, card))
     probability_B = np.zeros(0, np.float32) if result.probability_B is None else result.probability_B
     np.savez(release / GOLDEN / EXPECTED, z_BD=result.z_BD, probability_B=probability_B)
-
-
-def _write_evidence(sources: Sources, release: Path) -> None:
-    (release / EVIDENCE).mkdir()
-    for name, path in sources.evidence().items():
-        shutil.copyfile(path, release / EVIDENCE / name)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from hilum.data import parquet
 from hilum.data.store import read_json
-from hilum.errors import CheckFailed, UsageError
+from hilum.errors import UsageError
 from hilum.page import Html, page, table, tag, text, write_page
 from hilum.recipe import Recipe
 
@@ -116,39 +116,30 @@ def gate(
     recipe: Recipe,
     candidate: Path,
     verdict: Path,
+    *,
+    override_by: str = "",
+    override_reason: str = "",
 ) -> bool:
     """Bundle the encoder that is to be released, modality by modality, and judge its evidence.
 
-    Writes `candidate/MODALITY/{encoder,scores,findings}` and `verdict/gate.json`.
+    Writes `candidate/MODALITY/{encoder,scores,findings}`, `verdict/verdict.json` and `verdict/gate.html`.
 
     Returns:
-        Whether it may be exported: no criterion fails. "Insufficient data" does not fail, and is said.
+        Whether it may be exported: everything that the recipe asks was shown to hold, or somebody answers for it.
     """
-    from hilum.judgement import gate as criteria
+    from hilum.judgement.gate import verdict as verdicts
+    from hilum.judgement.gate.override import Override
 
-    chosen = []
-    for trio in zip(encoders, scores, findings, strict=True):
-        facts = read_json(trio[1] / PROBE_FACTS)
-        if facts["encoder"] == recipe.export.encoder:
-            chosen.append((facts["modality"], trio))
+    override = Override.of(override_by, override_reason)
+    names = [read_json(scored / PROBE_FACTS) for scored in scores]
+    chosen = [number for number, facts in enumerate(names) if facts["encoder"] == recipe.export.encoder]
     if not chosen:
         raise UsageError(
             f"no encoder {recipe.export.encoder!r} was judged; export.encoder must be one that was trained"
         )
-    for modality, trio in chosen:
-        for name, source in zip(("encoder", "scores", "findings"), trio, strict=True):
-            shutil.copytree(source, candidate / modality / name)
-    return criteria.run(
-        [trio[1] for _, trio in chosen],
-        [trio[2] for _, trio in chosen],
-        recipe.gate,
-        recipe.export.encoder,
-        recipe.export.label,
-        verdict,
-    )
-
-
-def refuse(verdict: Path) -> None:
-    """Raise CheckFailed with the criteria of `verdict/gate.json` that fail."""
-    failed = [one for one in read_json(verdict / "gate.json")["criteria"] if one["verdict"] == "fail"]
-    raise CheckFailed("the gate refuses the release: " + "; ".join(str(one["reason"]) for one in failed))
+    for number in chosen:
+        for name, sources in (("encoder", encoders), ("scores", scores), ("findings", findings)):
+            shutil.copytree(sources[number], candidate / names[number]["modality"] / name)
+    return verdicts.run(
+        scores, findings, recipe.gate, recipe.export.encoder, recipe.export.label, verdict, override
+    ).allows

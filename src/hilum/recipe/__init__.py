@@ -28,9 +28,14 @@ from hilum.recipe.encoders import Pixels as Pixels
 from hilum.recipe.encoders import Supervised as Supervised
 from hilum.recipe.encoders import Vae as Vae
 from hilum.recipe.finetune import Finetune as Finetune
+from hilum.recipe.judging import NOT_ASKED as NOT_ASKED
 from hilum.recipe.judging import Audit as Audit
+from hilum.recipe.judging import Efficiency as Efficiency
+from hilum.recipe.judging import Explore as Explore
 from hilum.recipe.judging import Gate as Gate
+from hilum.recipe.judging import Mitigation as Mitigation
 from hilum.recipe.judging import Probe as Probe
+from hilum.recipe.judging import Shortcuts as Shortcuts
 from hilum.recipe.section import Section as Section
 
 
@@ -130,6 +135,9 @@ class Recipe(Section):
     finetune: Finetune = Finetune()
     probe: Probe = Probe()
     audit: Audit = Audit()
+    mitigation: Mitigation = Mitigation()
+    shortcuts: Shortcuts = Shortcuts()
+    explore: Explore = Explore()
     gate: Gate = Gate()
     export: Export = Export()
 
@@ -142,6 +150,10 @@ class Recipe(Section):
             raise ValueError(f"the released encoder {self.export.encoder!r} is not among the encoders {names}")
         if self.audit.label != self.export.label:
             raise ValueError(f"audit.label {self.audit.label!r} and export.label {self.export.label!r} must agree")
+        if strange := sorted(set(self.gate.groups) - set(self.audit.groups)) if self.audit.groups else []:
+            raise ValueError(
+                f"gate.groups names {', '.join(strange)}, by which audit.groups does not audit; name it there"
+            )
         if "pixels" not in names:
             raise ValueError("`pixels` is the floor of the leaderboard and stays among the encoders")
         if strange := sorted(set(self.train_each) - set(ENCODER_SECTIONS)):
@@ -183,8 +195,8 @@ def compose(
         seed: Of every section that has one.
         label: Of the audit, the head and the release.
         release_encoder: See Export.
-        gate_min_auroc: See Gate.
-        gate_max_auroc_gap: See Gate.
+        gate_min_auroc: See Gate; not asked where it is negative.
+        gate_max_auroc_gap: Likewise.
 
     Raises:
         UsageError: A value does not belong, or the released encoder is not among the encoders.
@@ -196,9 +208,13 @@ def compose(
         "train": {"epochs": epochs, "seed": seed},
         "probe": {"seed": seed},
         "audit": {"label": label, "seed": seed},
+        "shortcuts": {"seed": seed},
         "finetune": {"label": label, "seed": seed},
         "export": {"label": label, "encoder": release_encoder},
-        "gate": {"min_auroc": gate_min_auroc, "max_auroc_gap": gate_max_auroc_gap},
+        "gate": {
+            name: NOT_ASKED if asked < 0 else asked  # a form has no null
+            for name, asked in (("min_auroc", gate_min_auroc), ("max_auroc_gap", gate_max_auroc_gap))
+        },
     }
     whole: Recipe = parse(_over(base, form))
     return whole

@@ -208,14 +208,3 @@ def test_what_does_not_compare_is_refused(cohort, tmp_path):
     assert not (out / fusion.FACTS).exists()
     assert fusion.refused(out, "pneumonia", "insufficient data") == "No fine-tuning for pneumonia: insufficient data.\n"
     assert json.loads((out / fusion.FACTS).read_text())["answered"] is False
-
-
-def test_average_precision_agrees_with_scikit_learn_weights_and_ties_included():
-    random = np.random.default_rng(0)
-    y, score = (random.random(80) < 0.3).astype(float), random.integers(0, 12, 80).astype(float)
-    weights = random.integers(0, 4, (5, 80)).astype(float)
-    found = fusion.average_precision(weights, y, score)
-    for replicate in range(5):
-        expected = average_precision_score(y, score, sample_weight=weights[replicate])
-        assert found[replicate] == pytest.approx(expected)
-    assert np.isnan(fusion.average_precision(np.ones((1, 3)), np.zeros(3), np.arange(3.0))).all()

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,9 +8,11 @@ from made_vectors import make_vectors
 from making import make_dataset
 from sklearn import metrics
 
-from hilum.data.store import Dataset
+from hilum.data import parquet
+from hilum.data.store import FACTS, MANIFEST, Dataset
+from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError
-from hilum.judgement.probing import probes, tasks
+from hilum.judgement.probing import mlp, probes, tasks
 from hilum.recipe import Probe
 
 QUICK = Probe(bootstrap=200, min_cases=3, c_grid=(1.0,))
@@ -169,3 +172,154 @@ def test_vectors_of_another_dataset_are_refused(tmp_path, tiny_dataset):
     with pytest.raises(DatasetError):
         probes.run(tiny_dataset, vectors, QUICK, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_decisions_and_probabilities_are_in_the_predictions(probed):
+    folder, scores, table = probed
+    predictions = pd.read_parquet(folder / "out" / "predictions.parquet")
+    for kernel in ("linear", "rbf"):
+        found = predictions[(predictions["kernel"] == kernel) & (predictions["task"] == "pneumonia")]
+        y, p, called = (found[name].to_numpy() for name in ("truth", "probability", "called"))
+        assert of(scores, "pneumonia", "sensitivity", kernel)["value"] == pytest.approx(metrics.recall_score(y, called))
+        assert of(scores, "pneumonia", "specificity", kernel)["value"] == pytest.approx((called[y == 0] == 0).mean())
+        assert of(scores, "pneumonia", "brier", kernel)["value"] == pytest.approx(metrics.brier_score_loss(y, p))
+        assert of(scores, "pneumonia", "auprc", kernel)["value"] == pytest.approx(
+            metrics.average_precision_score(y, found["score"])
+        )
+        assert of(scores, "pneumonia", "auprc", kernel)["chance"] == pytest.approx(y.mean())
+        assert of(scores, "pneumonia", "sensitivity", kernel)["chance"] == pytest.approx(called.mean())
+        train = table.loc[table["split"] == "train", "pneumonia"].mean()
+        brier = of(scores, "pneumonia", "brier", kernel)
+        assert brier["chance"] == pytest.approx(((train - y) ** 2).mean())
+        assert brier["chance_low"] <= brier["chance"] <= brier["chance_high"]
+        assert np.corrcoef(p, found["score"])[0, 1] > 0.9, "the probability rises with the margin"
+    views = predictions[predictions["task"].str.startswith("view=")]
+    assert views[["probability", "called"]].isna().all(axis=None)
+
+
+def test_the_threshold_is_locked_without_the_test_split(probed, tmp_path, tiny_dataset):
+    """Test rows that are all alike get other scores; their threshold is the same, so all are called alike."""
+    folder, _, table = probed
+    embedded = Vectors.open(folder / "vectors")
+    z = np.array(embedded.z_ND)
+    test = (table["split"] == "test").to_numpy()
+    other = z.copy()
+    other[test] = other[test][::-1]
+    replace(embedded, z_ND=other).write(tmp_path / "vectors")
+    probes.run(tiny_dataset, tmp_path / "vectors", QUICK, tmp_path / "out")
+    one, two = (pd.read_parquet(path / "predictions.parquet") for path in (folder / "out", tmp_path / "out"))
+    one, two = (table[(table["task"] == "sex") & (table["kernel"] == "rbf")] for table in (one, two))
+    for name in ("score", "probability", "called"):  # a score is turned into the same probability and decision
+        np.testing.assert_allclose(one.sort_values("score")[name], two.sort_values("score")[name], rtol=1e-6, atol=1e-9)
+
+
+def test_folds_pool_decisions_and_rank_within_a_fold(tmp_path, tiny_dataset):
+    vectors = make_vectors(tiny_dataset, tmp_path / "vectors", "made", signal=2.0)
+    recipe = Probe(bootstrap=100, min_cases=3, kernels=("rbf",), c_grid=(1.0,), folds=3)
+    scores = probes.run(tiny_dataset, vectors, recipe, tmp_path / "out")
+    found = pd.read_parquet(tmp_path / "out" / "predictions.parquet").query("task == 'sex'")
+    by_fold = [
+        (metrics.average_precision_score(part["truth"], part["score"]), part["truth"].sum())
+        for _, part in found.groupby("fold")
+    ]
+    expected = sum(area * n for area, n in by_fold) / sum(n for _, n in by_fold)
+    assert of(scores, "sex", "auprc")["value"] == pytest.approx(expected)
+    assert of(scores, "sex", "sensitivity")["value"] == pytest.approx(
+        metrics.recall_score(found["truth"], found["called"])
+    )
+
+
+def with_columns(path, **columns):
+    """A made dataset with further columns: labels, covariates or attributes, by the kind of their values."""
+    make_dataset(path, n_patients=150, size=16)
+    table = parquet.read(path / MANIFEST)
+    facts = json.loads((path / FACTS).read_text())
+    for name, (kind, values) in columns.items():
+        table[name] = values(table)
+        facts[kind] = [*facts[kind], *([name] if name not in facts[kind] else [])]
+    parquet.write(table, path / MANIFEST)
+    (path / FACTS).write_text(json.dumps(facts))
+    return path
+
+
+def test_attributes_and_body_measures_of_the_dataset_are_asked_for(tmp_path):
+    random = np.random.default_rng(0)
+    dataset = with_columns(
+        tmp_path / "dataset",
+        weight_kg=("covariates", lambda t: 60 + 15 * (t["sex"] == "M") + random.normal(size=len(t))),
+        ward=("attributes", lambda t: np.where(t["sex"] == "F", "north", "south")),
+        note=("attributes", lambda t: [f"text {i}" for i in range(len(t))]),
+    )
+    path = dataset / MANIFEST
+    parquet.write(parquet.read(path).assign(source=lambda t: np.where(t["view"] == "PA", "a", "b")), path)
+    vectors = make_vectors(dataset, tmp_path / "vectors", "made", signal=3.0)
+    recipe = Probe(bootstrap=100, min_cases=3, kernels=("linear",), c_grid=(1.0,))
+    scores = probes.run(dataset, vectors, recipe, tmp_path / "out")
+    assert {"source", "ward", "weight_kg"} <= set(scores["task"])
+    assert not {"note", "o2_saturation_pct"} & set(scores["task"]), "a text is no class, and oxygen no body measure"
+    assert of(scores, "ward", "balanced_accuracy", "linear")["value"] > 0.85
+    assert of(scores, "source", "auroc", "linear")["value"] > 0.85
+    weight = of(scores, "weight_kg", "mae", "linear")
+    assert weight["value"] < weight["chance"] / 2
+
+
+def test_the_mean_of_five_is_of_those_five(tmp_path):
+    def label(k):
+        return lambda table: table["pneumonia"].fillna(0) if k % 2 else (table["sex"] == "F").astype(float)
+
+    five = {name: ("labels", label(k)) for k, name in enumerate(tasks.COMPETITION)}
+    dataset = with_columns(tmp_path / "dataset", **five)
+    vectors = make_vectors(dataset, tmp_path / "vectors", "made", signal=2.0)
+    recipe = Probe(bootstrap=100, min_cases=3, kernels=("linear",), c_grid=(1.0,))
+    scores = probes.run(dataset, vectors, recipe, tmp_path / "out")
+    mean = of(scores, "competition_mean", "auroc", "linear")
+    each = [of(scores, name, "auroc", "linear")["value"] for name in tasks.COMPETITION]
+    assert mean["value"] == pytest.approx(np.mean(each))
+    assert of(scores, "findings_mean", "auroc", "linear")["value"] == pytest.approx(
+        np.mean([*each, of(scores, "pneumonia", "auroc", "linear")["value"]])
+    )
+    path = dataset / MANIFEST
+    parquet.write(parquet.read(path).assign(edema=0.0), path)
+    scores = probes.run(dataset, vectors, recipe, tmp_path / "out")
+    short = of(scores, "competition_mean", "auroc", "linear")
+    assert np.isnan(short["value"])
+    assert "too few cases of edema" in short["note"]
+
+
+def test_uncertain_labels_are_learnt_as_the_recipe_says_and_never_scored(tmp_path):
+    """Uncertain edema is edema here: U-Ones learns from twice as many positives as ignoring them does."""
+    random = np.random.default_rng(1)
+
+    def uncertain(table):
+        return table["pneumonia"].where((table["pneumonia"] != 1) | (random.random(len(table)) < 0.5), -1.0)
+
+    dataset = with_columns(tmp_path / "dataset", edema=("labels", uncertain))
+    vectors = make_vectors(dataset, tmp_path / "vectors", "made", signal=2.0)
+    table = Dataset.open(dataset).manifest
+    recipe = Probe(bootstrap=100, min_cases=3, kernels=("linear",), c_grid=(1.0,))
+    told = {}
+    for policy in ("ones", "ignore"):
+        asked = recipe.model_copy(update={"uncertain": {"edema": policy}})
+        scores = probes.run(dataset, vectors, asked, tmp_path / policy)
+        told[policy] = of(scores, "edema", "auroc", "linear")
+        assert told[policy]["n"] == ((table["split"] == "test") & table["edema"].isin([0, 1])).sum()
+    n = ((table["split"] == "train") & (table["edema"] == -1)).sum()
+    assert f"{n} uncertain labels fitted on" in told["ones"]["note"]
+    assert "uncertain" not in told["ignore"]["note"]
+    one, two = (pd.read_parquet(tmp_path / policy / "predictions.parquet") for policy in told)
+    assert not np.allclose(*(t.loc[t["task"] == "edema", "score"] for t in (one, two)))
+    pd.testing.assert_frame_equal(*(t[t["task"] == "pneumonia"] for t in (one, two)))
+
+
+@pytest.mark.parametrize("machine", ["logistic", "knn", "mlp"])
+def test_every_other_machine_answers_every_task(machine, tmp_path, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(mlp, "EPOCHS", (1, 20))
+    monkeypatch.setattr(mlp, "HIDDEN", 16)
+    monkeypatch.setattr(mlp, "RATE", 1e-2)
+    vectors = make_vectors(tiny_dataset, tmp_path / "vectors", "made", signal=3.0)
+    recipe = QUICK.model_copy(update={"kernels": (machine,), "scalings": ("feature",)})
+    scores = probes.run(tiny_dataset, vectors, recipe, tmp_path / "out")
+    assert set(scores["kernel"]) == {machine}
+    assert scores["value"].notna().all()
+    assert of(scores, "sex", "auroc", machine)["value"] > 0.8
+    assert json.loads((tmp_path / "out" / "probe.json").read_text())["headline_kernel"] == machine

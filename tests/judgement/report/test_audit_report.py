@@ -12,6 +12,7 @@ from hilum.data.vectors import VectorFacts, Vectors
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run
 from hilum.judgement.fairness import tables as fairness
+from hilum.judgement.fairness.gaps import GAPS
 from hilum.judgement.probing import head
 from hilum.judgement.report import audit as report
 from hilum.judgement.report import drift
@@ -19,6 +20,7 @@ from hilum.recipe import Audit
 
 RECIPE = Audit(bootstrap=100, min_group=3, groups=("sex", "age_band", "site"))
 FILES = {"audit.html", "fairness.csv", "fairness.html", "audit.json"}
+PICTURES = {f"fairness_{what}.{ending}" for what in ("groups", "gaps") for ending in ("png", "svg")}
 
 
 def embed(folder, out, modality="XR"):
@@ -61,9 +63,11 @@ def large(tmp_path_factory):
     return dataset, folder, *audit(dataset, folder)
 
 
-def test_an_audit_writes_four_files_and_nothing_else(large):
+def test_an_audit_writes_its_files_and_nothing_else(large):
     _, _, out, _ = large
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == FILES | PICTURES
+    for name in PICTURES:
+        assert (out / name).read_bytes()[:5] == (b"\x89PNG\r" if name.endswith("png") else b"<?xml")
 
 
 def test_pages_can_be_traced_warn_and_name_nobody(large):
@@ -74,7 +78,7 @@ def test_pages_can_be_traced_warn_and_name_nobody(large):
         for part in facts["run"].values():
             assert part in page
         assert "pixels" in page
-    for path in out.iterdir():
+    for path in (path for path in out.iterdir() if path.suffix != ".png"):
         assert "secret" not in path.read_text(), path.name
         assert str(dataset) not in path.read_text(), path.name
     assert facts["run"]["data_digest"] == Dataset.open(dataset).facts.digest
@@ -104,15 +108,47 @@ def test_the_table_is_that_of_the_fairness_functions_on_the_test_split(large):
     written = csv[(csv["kind"] == "group") & csv["attribute"].isin(["all", "sex"])].reset_index(drop=True)
     columns = ["attribute", "group", "n", "n_patients", "n_positive", "metric", "value", "low", "high"]
     pd.testing.assert_frame_equal(written[columns], expected[columns], check_dtype=False)
-    assert set(csv.loc[csv["kind"] == "gap", "metric"]) == {
-        "auroc",
-        "demographic_parity",
-        "equal_opportunity",
-        "equalized_odds",
-    }
+    assert set(csv.loc[csv["kind"] == "gap", "metric"]) == set(GAPS)
+    assert facts["regressions"] == {}  # a head alone, without a probe's predictions
+    assert facts["mitigation"] is None
+    assert "No mitigation was applied" in (out / "fairness.html").read_text()
     by_json = [row for row in facts["groups"] if row["attribute"] in ("all", "sex")]
-    assert [row["value"] for row in by_json] == pytest.approx(list(expected["value"]))
+    values = [np.nan if row["value"] is None else row["value"] for row in by_json]
+    assert values == pytest.approx(list(expected["value"]), nan_ok=True)
     assert {row["attribute"] for row in facts["gaps"]} == {"sex", "age_band", "site"}
+
+
+def test_all_that_the_dataset_has_is_audited_where_nothing_is_named(large, tmp_path):
+    """And the ages that a probe read, and how the head was treated."""
+    dataset, folder, _, _ = large
+    probe = tmp_path / "probe"
+    shutil.copytree(folder / "head", probe)
+    said = json.loads((probe / "head.json").read_text())
+    write_json(probe / "head.json", {**said, "mitigation": {"method": "reweighting", "attribute": "sex"}})
+    opened = Dataset.open(dataset)
+    test = opened.manifest[opened.manifest["split"] == "test"]
+    read = pd.DataFrame({"row": test.index, "task": "age", "kernel": "rbf", "truth": test["age_years"]})
+    read["score"] = read["truth"] + np.where(test["sex"] == "F", 10.0, 0.0) + np.arange(len(read)) % 3
+    read.to_parquet(probe / "predictions.parquet")
+    run = {"data_digest": opened.facts.digest}
+    write_json(probe / "probe.json", {"headline_kernel": "rbf", "run": run})
+    report.run(dataset, folder / "vectors", probe, RECIPE.model_copy(update={"groups": ()}), tmp_path / "audit")
+    facts = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert [*dict.fromkeys(row["attribute"] for row in facts["gaps"])] == [
+        "sex", "age_band", "view", "site", "sex+age_band", "sex+view", "sex+site", "age_band+view", "age_band+site",
+    ]  # fmt: skip
+    bias = next(
+        row for row in facts["regressions"]["age"]["gaps"] if (row["attribute"], row["metric"]) == ("sex", "bias")
+    )
+    assert bias["value"] == pytest.approx(10, abs=0.5)
+    assert bias["p_holm"] < 0.05
+    page = (tmp_path / "audit" / "fairness.html").read_text()
+    assert "treated: reweighting, by sex" in page
+    assert "Age read from the image" in page
+    assert facts["mitigation"]["method"] == "reweighting"
+    write_json(probe / "probe.json", {"headline_kernel": "rbf", "run": {"data_digest": "other"}})
+    with pytest.raises(DatasetError, match="of another dataset"):
+        report.run(dataset, folder / "vectors", probe, RECIPE, tmp_path / "refused")
 
 
 def test_drift_facts_are_those_that_evidently_shows(large):

@@ -16,33 +16,41 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")  # no display on a server; chosen before pyplot is imported
 
 import matplotlib.pyplot as plt
+from matplotlib.markers import MarkerStyle
 from openTSNE import TSNE
 
 from hilum.data.manifest import SPLITS, VIEWS
 from hilum.data.store import Dataset
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError
+from hilum.judgement.explorer.neighbours import standardised
 from hilum.progress import bar
 
 MAP: Final = "map.png"
 MAX_POINTS: Final = 20_000  # beyond, a sample of whole patients: more points hide one another
 MAX_LEVELS: Final = 7  # the Okabe-Ito palette without black has seven colours
+VECTOR_MAX: Final = 3_000  # points; beyond, an SVG holds them as a picture, since each would be an element
 BARNES_HUT_MAX: Final = 10_000  # points; beyond, interpolation costs less (openTSNE's own advice)
 PERPLEXITY: Final = 30.0  # openTSNE's and van der Maaten's usual value
 # Okabe & Ito 2008, "Color Universal Design": told apart with every common colour vision.
 OKABE_ITO: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+MARKS: Final = ("o", "s", "^", "D", "v", "P", "X")  # and told apart in grey
 UNKNOWN_GREY: Final = "#C9CED6"
 INK: Final = "#1b2430"
 SOFT: Final = "#5b6778"
 
 
 def map_picture(dataset: Path, vectors: Path, out: Path, label: str = "pneumonia", seed: int = 0) -> None:
+    """Write `map_figure` as `map.png` into the folder `out`."""
+    _save(map_figure(dataset, vectors, label, seed), out / MAP)
+
+
+def map_figure(dataset: Path, vectors: Path, label: str = "pneumonia", seed: int = 0) -> Any:
     """Draw a t-SNE map of an embedding as small multiples, one per attribute.
 
     Args:
         dataset: Dataset folder.
         vectors: Embeddings folder, made from that dataset.
-        out: Folder that gets `map.png`.
         label: The label that has a panel of its own; left out where the dataset does not know it.
         seed: Of the sample and of t-SNE: the same input gives the same picture.
 
@@ -61,8 +69,7 @@ def map_picture(dataset: Path, vectors: Path, out: Path, label: str = "pneumonia
     counted = f"{len(table):,} images of {table['patient_id'].nunique():,} patients"
     if len(table) < facts.n:
         counted += f", a sample of {facts.n:,}"
-    figure = _figure(points_N2, panels, f"{facts.encoder} · {_spoken(facts.modality)} · {counted}")
-    _save(figure, out / MAP)
+    return _figure(points_N2, panels, f"{facts.encoder} · {_spoken(facts.modality)} · {counted}")
 
 
 def project(z_ND: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
@@ -77,8 +84,6 @@ def project(z_ND: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
     n = len(z_ND)
     if n < 4:
         raise DatasetError(f"a map needs at least 4 images, not {n}")
-    spread_D = z_ND.std(axis=0)
-    standard_ND = (z_ND - z_ND.mean(axis=0)) / np.where(spread_D > 0, spread_D, 1.0)
     tsne = TSNE(
         perplexity=min(PERPLEXITY, (n - 1) / 3),
         initialization="pca" if z_ND.shape[1] > 1 else "random",
@@ -90,7 +95,7 @@ def project(z_ND: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
         n_jobs=1 if n <= BARNES_HUT_MAX else os.cpu_count() or 1,
         random_state=seed,
     )
-    return np.asarray(tsne.fit(standard_ND), dtype=np.float64)
+    return np.asarray(tsne.fit(standardised(z_ND)), dtype=np.float64)
 
 
 def sample_patients(patients: pd.Series, limit: int, seed: int = 0) -> NDArray[np.int64]:
@@ -179,8 +184,11 @@ def _figure(points_N2: NDArray[np.float64], panels: list[tuple[str, pd.Series]],
 
 def _scatter_number(figure: Any, axes: Any, points_N2: NDArray[np.float64], values: pd.Series, side: float) -> None:
     known = values.notna().to_numpy()
-    axes.scatter(*points_N2[~known].T, s=side, c=UNKNOWN_GREY, linewidths=0)
-    drawn = axes.scatter(*points_N2[known].T, s=side, c=values[known], cmap="viridis", linewidths=0, alpha=0.9)
+    many = len(points_N2) > VECTOR_MAX
+    axes.scatter(*points_N2[~known].T, s=side, c=UNKNOWN_GREY, linewidths=0, rasterized=many)
+    drawn = axes.scatter(
+        *points_N2[known].T, s=side, c=values[known], cmap="viridis", linewidths=0, alpha=0.9, rasterized=many
+    )
     # An inset, since a colour bar beside the panel would make it smaller than its neighbours.
     scale = figure.colorbar(drawn, cax=axes.inset_axes((0.15, -0.045, 0.7, 0.025)), orientation="horizontal")
     scale.outline.set_visible(False)
@@ -194,14 +202,18 @@ def _scatter_levels(axes: Any, points_N2: NDArray[np.float64], values: pd.Series
     shown = values.where(values.isin(named) | values.isna(), "other")
     levels = [*named, *(["other"] if len(counts) > MAX_LEVELS else [])]
     colour_of = dict(zip(levels, OKABE_ITO, strict=False))
+    mark_of = dict(zip(levels, MARKS, strict=False))
     colours = shown.map(colour_of).fillna(UNKNOWN_GREY).to_numpy()
     # Drawn in one random order: else the last level would lie over the others and look more frequent than it is.
     order = np.random.default_rng(0).permutation(len(points_N2))
-    axes.scatter(*points_N2[order].T, s=side, c=colours[order], linewidths=0, alpha=0.8)
+    many = len(points_N2) > VECTOR_MAX
+    drawn = axes.scatter(*points_N2[order].T, s=side, c=colours[order], linewidths=0, alpha=0.8, rasterized=many)
+    outlines = {mark: MarkerStyle(mark).get_path().transformed(MarkerStyle(mark).get_transform()) for mark in MARKS}
+    drawn.set_paths([outlines[mark_of.get(level, MARKS[0])] for level in shown.iloc[order]])
     unknown = int(values.isna().sum())
-    keys = [(f"{level} ({int((shown == level).sum()):,})", colour_of[level]) for level in levels]
-    keys += [(f"unknown ({unknown:,})", UNKNOWN_GREY)] if unknown else []
-    handles = [plt.Line2D([], [], marker="o", ls="", color=colour, ms=6, label=text) for text, colour in keys]
+    keys = [(f"{level} ({int((shown == level).sum()):,})", colour_of[level], mark_of[level]) for level in levels]
+    keys += [(f"unknown ({unknown:,})", UNKNOWN_GREY, MARKS[0])] if unknown else []
+    handles = [plt.Line2D([], [], marker=mark, ls="", color=colour, ms=6, label=text) for text, colour, mark in keys]
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(3, len(handles)), frameon=False,
         fontsize=9, labelcolor=SOFT, handletextpad=0.1, columnspacing=1.0,

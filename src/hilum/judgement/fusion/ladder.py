@@ -5,9 +5,9 @@ fusion.json           trees, stacking, calibration, who was measured, the compar
 predictions.parquet   one row per test image and fusion, as a probe's
 fusion.md, .html      the same for reading (hilum.judgement.fusion.pages)
 
-Legend: N test rows, V val rows, C covariates, R bootstrap replicates, G groups of equal scores. What is trained by
-gradients is read from folders that hilum.learning.finetune wrote; trees and stacking are fitted here. A rung's
-probabilities are calibrated on val, and test is only scored.
+Legend: N test rows, V val rows, C covariates, R bootstrap replicates. What is trained by gradients is read from folders
+that hilum.learning.finetune wrote; trees and stacking are fitted here. A rung's probabilities are calibrated on val,
+and test is only scored.
 """
 
 from collections.abc import Sequence
@@ -160,24 +160,6 @@ def refused(out: Path, label: str, why: str) -> str:
     return f"No fine-tuning for {label}: {why}.\n"
 
 
-def average_precision(w_RN: Floats, y_N: NDArray[Any], score_N: NDArray[Any]) -> Floats:
-    """Area under the precision-recall curve as a sum of steps, (R,), rows weighted; NaN without a positive.
-
-    AP = sum over thresholds of (recall_i - recall_(i-1)) * precision_i (Zhu 2004); no line is drawn between points,
-    which would flatter.
-    """
-    order = np.argsort(-np.asarray(score_N), kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(np.asarray(score_N)[order]) != 0]) if len(order) else order
-    w = w_RN[:, order]
-    positive_RG = np.add.reduceat(w * (np.asarray(y_N)[order] == 1), starts, axis=1)
-    called_RG = np.cumsum(np.add.reduceat(w, starts, axis=1), axis=1)
-    right_RG = np.cumsum(positive_RG, axis=1)
-    precision_RG = np.divide(right_RG, called_RG, out=np.zeros_like(right_RG), where=called_RG > 0)
-    total_R = positive_RG.sum(axis=1)
-    area_R = (precision_RG * positive_RG).sum(axis=1)
-    return np.asarray(np.divide(area_R, total_R, out=np.full(len(total_R), np.nan), where=total_R > 0))
-
-
 def _card(folder: Path) -> dict[str, Any]:
     path = folder / "card.json"
     if not path.is_file():
@@ -314,7 +296,7 @@ def _worth(rung: Rung, rows_N: NDArray[np.bool_], section: Finetune) -> dict[str
     boot = (patients, section.bootstrap, section.seed)
     return {
         "auroc": _auroc(test, section),
-        "auprc": stats.patient_bootstrap(average_precision, *boot, truth_N, test["score"].to_numpy()),
+        "auprc": stats.patient_bootstrap(stats.weighted_auprc, *boot, truth_N, test["score"].to_numpy()),
         "brier": stats.patient_bootstrap(stats.weighted_mean, *boot, error_N),
     }
 

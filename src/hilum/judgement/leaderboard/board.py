@@ -23,7 +23,7 @@ from hilum.errors import DatasetError, UsageError
 from hilum.judgement import stats
 from hilum.judgement.leaderboard import paired, standings
 from hilum.judgement.probing.probes import FACTS, PREDICTIONS, SCORES
-from hilum.judgement.probing.tasks import ATTRIBUTES, FINDINGS_MEAN, NO_FINDING
+from hilum.judgement.probing.tasks import ATTRIBUTES, COMPETITION, COMPETITION_MEAN, FINDINGS_MEAN, NO_FINDING
 
 FLOOR: Final = "pixels"
 CSV: Final = "leaderboard.csv"
@@ -89,13 +89,16 @@ def read_probe(folder: Path) -> Probed:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{folder} is not a whole probe; probe again: {error}") from error
     kernel = facts["headline_kernel"]
-    shown = (scores["kernel"] == kernel) & (scores["metric"] == scores["task"].map(headline))
+    asked = [headline(task, kind) for task, kind in zip(scores["task"], scores["kind"], strict=True)]
+    shown = (scores["kernel"] == kernel) & (scores["metric"] == asked)
     return Probed(facts, scores[shown].set_index("task"), predictions[predictions["kernel"] == kernel])
 
 
-def headline(task: str) -> str:
-    """The metric that stands for a task: named here once, not chosen by its value."""
-    return "mae" if task == "age" else "balanced_accuracy" if task in ATTRIBUTES else "auroc"
+def headline(task: str, kind: str) -> str:
+    """The metric that stands for a task of a kind: named here once, not chosen by its value."""
+    if kind == "regression":
+        return "mae"
+    return "balanced_accuracy" if kind == "multiclass" or task in ATTRIBUTES else "auroc"
 
 
 def _comparable(read: Sequence[Probed]) -> None:
@@ -125,7 +128,7 @@ def _order(name: tuple[str, str]) -> tuple[int, bool, str]:
 
 def _tasks(read: Sequence[Probed]) -> list[str]:
     """All tasks: attributes, age and the summary first, then labels as the dataset names them."""
-    first = [*ATTRIBUTES, "age", FINDINGS_MEAN, NO_FINDING]
+    first = [*ATTRIBUTES, "age", FINDINGS_MEAN, COMPETITION_MEAN, NO_FINDING]
     found = list(dict.fromkeys(str(task) for probed in read for task in probed.scores.index))
     return [task for task in first if task in found] + [task for task in found if task not in first]
 
@@ -145,6 +148,8 @@ def _predictions(probed: Probed, task: str, kind: str) -> pd.DataFrame:
     names = probed.predictions["task"]
     if kind == "multiclass":
         return probed.predictions[names.str.startswith(f"{task}=")]
+    if task == COMPETITION_MEAN:
+        return probed.predictions[names.isin(COMPETITION)]
     if kind == "mean":
         scored = probed.scores[(probed.scores["metric"] == "auroc") & probed.scores["value"].notna()].index
         return probed.predictions[names.isin(set(scored) - {NO_FINDING, FINDINGS_MEAN})]
@@ -157,7 +162,8 @@ def _row(probed: Probed, gains: dict[str, stats.Interval], tasks: Sequence[str])
     for task in tasks:
         if task not in probed.scores.index:
             continue  # not asked of this modality: the cell stays empty
-        score, stem = probed.scores.loc[task], f"{task}_{headline(task)}"
+        score = probed.scores.loc[task]
+        stem = f"{task}_{score['metric']}"
         row[stem] = score["value"]
         row |= {f"{stem}_{name}": score[name] for name in ("low", "high", "n", "n_patients", "chance", "note")}
         if gain := gains.get(task):

@@ -9,14 +9,22 @@ from typing import Any, Final
 
 import pandas as pd
 
-from hilum.judgement.probing.tasks import ATTRIBUTES, FINDINGS_MEAN
+from hilum.judgement.probing.tasks import ATTRIBUTES, COMPETITION_MEAN, FINDINGS_MEAN
 from hilum.judgement.stats import Interval
 from hilum.page import Html, page, table, tag, write_page
 
 MARKDOWN: Final = "leaderboard.md"
 PAGE: Final = "leaderboard.html"
 TITLE: Final = "Leaderboard"
-METRIC_NAMES: Final = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "mae": "MAE, years"}
+METRIC_NAMES: Final = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "mae": "MAE"}
+TITLES: Final = {FINDINGS_MEAN: "findings (mean)", COMPETITION_MEAN: "CheXpert's five (mean)"}
+MACHINES: Final = {
+    "linear": "a support vector machine with linear kernel",
+    "rbf": "a support vector machine with RBF kernel",
+    "logistic": "a logistic regression",
+    "knn": "the nearest neighbours",
+    "mlp": "a multilayer perceptron",
+}
 MODALITY_NAMES: Final = {"XR": "X-ray (XR)", "MR": "MRI (MR)"}
 WORDS: Final = (
     "Each score is on patients held out from the probe, with a 95% interval from resampling patients. "
@@ -141,13 +149,16 @@ def _marked(line: tuple[str, ...]) -> list[object]:
 
 
 def _title(task: str) -> str:
-    if task == FINDINGS_MEAN:
-        return "findings (mean)"
+    if task in TITLES:
+        return TITLES[task]
     return task if task in ATTRIBUTES else task.replace("_", " ")
 
 
 def _metric(score: "pd.Series[Any]") -> str:
-    return METRIC_NAMES.get(str(score["metric"]), str(score["metric"]))
+    name, task = METRIC_NAMES.get(str(score["metric"]), str(score["metric"])), str(score.name)
+    if score["metric"] != "mae":
+        return name
+    return f"{name}, years" if task == "age" else f"{name}, {task.rpartition('_')[2]}"  # as in weight_kg
 
 
 def _count(value: float) -> str:
@@ -155,15 +166,15 @@ def _count(value: float) -> str:
 
 
 def _protocol(facts: Mapping[str, Any]) -> str:
-    kernel = str(facts["headline_kernel"]).upper() if facts["headline_kernel"] == "rbf" else facts["headline_kernel"]
+    machine = MACHINES[str(facts["headline_kernel"])]
     way = (
         f"over {facts['folds']} patient-disjoint folds of all images"
         if facts["folds"]
         else "fitted on the train split and scored on the test split"
     )
     return (
-        f"Probe: a support vector machine with {kernel} kernel, named beforehand, its settings chosen inside the "
-        f"training patients, {way}. Scores of the other kernels are in scores.csv."
+        f"Probe: {machine}, named beforehand, its settings chosen inside the training patients, {way}. Scores of the "
+        "other machines are in scores.csv."
     )
 
 

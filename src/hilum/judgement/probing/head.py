@@ -131,6 +131,7 @@ def fit(
     rule: Rule = "youden",
     min_sensitivity: float = 0.9,
     replicates: int = 1000,
+    weight_N: NDArray[Any] | None = None,
 ) -> Head:
     """Fit weights on all rows; calibrate and choose the threshold on out-of-fold scores.
 
@@ -143,6 +144,8 @@ def fit(
             that reaches `min_sensitivity`. Both on out-of-fold probabilities.
         min_sensitivity: For the rule `sensitivity`.
         replicates: Of the bootstrap of the out-of-fold AUROC.
+        weight_N: How much each row counts where weights are fitted; alike where not given. Calibration and threshold
+            are of the rows as they are, whatever they weigh: a probability is of the cohort at hand.
 
     Raises:
         CheckFailed: No head can be answered for: too few patients of a class, or scores that do not rank.
@@ -153,7 +156,7 @@ def fit(
             f"insufficient data: train and val have {n_patients[1]} positive and {n_patients[0]} negative patients, "
             f"at least {MIN_PATIENTS} of each are needed"
         )
-    setting, score_N = _out_of_fold(z_ND, y_N, patients_N, seed)
+    setting, score_N = _out_of_fold(z_ND, y_N, patients_N, seed, weight_N)
     interval = stats.patient_bootstrap(stats.weighted_auroc, patients_N, replicates, seed, y_N, score_N)
     a, b = platt(score_N, y_N)
     if a <= 0 or interval.value <= 0.5:
@@ -163,7 +166,7 @@ def fit(
         )
     probability_N = sigmoid(a * score_N + b)
     threshold = operating_point(y_N, probability_N, rule, min_sensitivity)
-    weight, bias = _fit(z_ND, y_N, *setting)
+    weight, bias = _fit(z_ND, y_N, *setting, weight_N)
     said = {
         "method": "L2 logistic regression on scaled embeddings; Platt calibration and threshold on out-of-fold "
         f"scores of {FOLDS} patient-disjoint folds of train and val",
@@ -287,19 +290,39 @@ def judge(
     }
 
 
+def held_out(
+    head: Head,
+    z_ND: NDArray[Any],
+    y_N: NDArray[Any],
+    patients_N: NDArray[Any],
+    seed: int,
+    weight_N: NDArray[Any] | None = None,
+) -> Floats:
+    """The out-of-fold probabilities on which a fitted head's threshold was chosen, (N,); arguments as for `fit`."""
+    setting = head.facts["scaling"], head.facts["penalty_c"]
+    _, margin_N = _out_of_fold(z_ND, y_N, patients_N, seed, weight_N, (setting,))
+    return sigmoid(head.platt_a * margin_N + head.platt_b)
+
+
 def _out_of_fold(
-    z_ND: NDArray[Any], y_N: NDArray[Any], patients_N: NDArray[Any], seed: int
+    z_ND: NDArray[Any],
+    y_N: NDArray[Any],
+    patients_N: NDArray[Any],
+    seed: int,
+    weight_N: NDArray[Any] | None = None,
+    settings: tuple[tuple[Scaling, float], ...] | None = None,
 ) -> tuple[tuple[Scaling, float], Floats]:
     """The scaling and penalty with the least out-of-fold log loss, and their out-of-fold margins (N,)."""
+    settings = settings or SETTINGS
     folds = _folds(y_N, patients_N, seed)
-    margins = np.zeros((len(SETTINGS), len(y_N)))
+    margins = np.zeros((len(settings), len(y_N)))
     for held in progress.track(range(FOLDS), "head", unit="fold"):
         rest, part = folds != held, folds == held
-        for i, setting in enumerate(SETTINGS):
-            weight, bias = _fit(z_ND[rest], y_N[rest], *setting)
+        for i, setting in enumerate(settings):
+            weight, bias = _fit(z_ND[rest], y_N[rest], *setting, None if weight_N is None else weight_N[rest])
             margins[i, part] = z_ND[part] @ weight + bias
     best = int(np.argmin([cross_entropy(margin, y_N) for margin in margins]))
-    return SETTINGS[best], margins[best]
+    return settings[best], margins[best]
 
 
 def _folds(y_N: NDArray[Any], patients_N: NDArray[Any], seed: int) -> NDArray[np.int64]:
@@ -316,11 +339,13 @@ def _folds(y_N: NDArray[Any], patients_N: NDArray[Any], seed: int) -> NDArray[np
     return np.asarray(fold_P[codes])
 
 
-def _fit(z_ND: NDArray[Any], y_N: NDArray[Any], scaling: Scaling, penalty: float) -> tuple[Floats, float]:
+def _fit(
+    z_ND: NDArray[Any], y_N: NDArray[Any], scaling: Scaling, penalty: float, weight_N: NDArray[Any] | None = None
+) -> tuple[Floats, float]:
     """Weights on raw embeddings; fitted on scaled ones of mean squared length 1, so that C means the same for any D."""
     mean_D, length_D = centre_and_length(z_ND, scaling)
     # Far more steps than it takes: a fit that stopped early would not be the one that its C names.
-    model = LogisticRegression(C=penalty, max_iter=10_000).fit((z_ND - mean_D) / length_D, y_N)
+    model = LogisticRegression(C=penalty, max_iter=10_000).fit((z_ND - mean_D) / length_D, y_N, weight_N)
     weight_D = model.coef_[0] / length_D
     return weight_D, float(model.intercept_[0] - mean_D @ weight_D)
 

@@ -1,13 +1,16 @@
-"""Probes: how much of sex, view, site, age and each finding a support vector machine reads from frozen embeddings.
+"""Probes: how much of sex, view, site, age and each finding a machine reads from frozen embeddings.
 
-scores.csv            one row per task, kernel and metric, each with a patient-bootstrap 95% interval and its n
-predictions.parquet   one row per image, task and kernel: the held-out score and the truth
+scores.csv            one row per task, kernel and metric, each with a 95% interval over patients, its n, and the level
+                      of an answer that does not look at the image (`chance`, with its interval where it has one)
+predictions.parquet   one row per image, task and kernel: the held-out score and the truth; of a binary task also the
+                      calibrated probability and whether it reaches the threshold, NaN where there is none
 probe.json            which encoder, modality, data and recipe
 
 The head of the target label lies in the same folder (hilum.judgement.probing.head).
 
-A probe is not the encoder's best: it is one instrument held to every encoder alike. Both kernels are reported; the RBF
-kernel is the headline, named before any test score was seen. Source A's tables (METHOD section 11) are such probes.
+A probe is not the encoder's best: it is one instrument held to every encoder alike. Every machine is reported, under
+`kernel`; the RBF kernel is the headline, named before any test score was seen. Source A's tables (METHOD section 11)
+are such probes. Thresholds and calibrations come from training patients that the scoring machine had not seen.
 """
 
 import math
@@ -24,12 +27,26 @@ from numpy.typing import NDArray
 
 from hilum import progress
 from hilum.data import parquet
+from hilum.data.manifest import UncertainPolicy
 from hilum.data.store import Dataset, write_json
 from hilum.data.vectors import Vectors
 from hilum.identity import Run, code_revision
 from hilum.judgement import stats
-from hilum.judgement.probing.svm import Floats, Kernel, Kind, fit_and_score
-from hilum.judgement.probing.tasks import FINDINGS_MEAN, METRICS, NO_FINDING, SHORT, Part, Task, ask, parts
+from hilum.judgement.probing import decisions
+from hilum.judgement.probing.machines import Machine, fit_and_score
+from hilum.judgement.probing.svm import Floats, Kind
+from hilum.judgement.probing.tasks import (
+    COMPETITION,
+    COMPETITION_MEAN,
+    FINDINGS_MEAN,
+    METRICS,
+    NO_FINDING,
+    SHORT,
+    Part,
+    Task,
+    ask,
+    parts,
+)
 from hilum.recipe import Probe, digest
 
 SCORES: Final = "scores.csv"
@@ -38,7 +55,7 @@ FACTS: Final = "probe.json"
 HEADLINE_KERNEL: Final = "rbf"
 COLUMNS: Final = (
     "encoder", "modality", "task", "kind", "kernel", "metric", "value", "low", "high", "n", "n_patients", "n_positive",
-    "chance", "note",
+    "chance", "note", "chance_low", "chance_high",
 )  # fmt: skip
 
 
@@ -48,25 +65,27 @@ class Answered:
 
     Attributes:
         task: The question.
-        kernel: Of the machine.
+        kernel: Which machine.
         rows: (M,) numbers into the vectors.
         truth: (M,).
         score: (M,), or (M, K) for several classes.
         fold: (M,) the part that held the row out.
-        baseline: (M,) for a regression, the mean of the values that were fitted on.
+        probability: (M,) calibrated; NaN where the task is not binary.
+        called: (M,) 1 where it reaches the locked threshold, else 0; NaN where there is none.
         note: What was left out or approximated.
-        intervals: Each metric of the task's kind.
+        intervals: Each metric, with the level of an answer that does not look at the image.
     """
 
     task: Task
-    kernel: Kernel
+    kernel: Machine
     rows: NDArray[np.int64]
     truth: Floats
     score: Floats
     fold: NDArray[np.int64]
-    baseline: Floats
+    probability: Floats
+    called: Floats
     note: str
-    intervals: dict[str, stats.Interval]
+    intervals: dict[str, tuple[stats.Interval, stats.Interval]]
 
 
 def run(dataset: Path, vectors: Path, recipe: Probe, out: Path, label: str = "pneumonia") -> pd.DataFrame:
@@ -75,7 +94,7 @@ def run(dataset: Path, vectors: Path, recipe: Probe, out: Path, label: str = "pn
     Args:
         dataset: The dataset folder.
         vectors: Embeddings of it.
-        recipe: Kernels, grids, folds, limits and seed.
+        recipe: Machines, grids, folds, limits and seed.
         out: Folder to write; files of an earlier probe are replaced.
         label: The label that a release answers; named among the scores even where the dataset lacks it.
 
@@ -87,9 +106,22 @@ def run(dataset: Path, vectors: Path, recipe: Probe, out: Path, label: str = "pn
     """
     cohort, embedded = Dataset.open(dataset), Vectors.open(vectors)
     table = embedded.joined(cohort)
-    labels = cohort.labels().iloc[embedded.rows["row"].to_numpy()].reset_index(drop=True)
+    ignored: dict[str, UncertainPolicy] = {}
+    labels, learnt = (
+        cohort.labels(policy).iloc[embedded.rows["row"].to_numpy()].reset_index(drop=True)
+        for policy in (ignored, {**ignored, **recipe.uncertain})
+    )
     asked = parts(table, recipe.folds, recipe.seed)
-    tasks = ask(table, labels, asked, recipe.min_cases, label)
+    tasks = ask(
+        table,
+        labels,
+        asked,
+        recipe.min_cases,
+        label,
+        learnt=learnt,
+        attributes=cohort.facts.attributes,
+        covariates=cohort.facts.covariates,
+    )
     answered = _answer_all(embedded, table, tasks, asked, recipe)
     facts = {"encoder": embedded.facts.encoder, "modality": embedded.facts.modality}
     scores = pd.DataFrame(_scores(tasks, answered, table, list(labels), recipe), columns=list(COLUMNS[2:]))
@@ -130,13 +162,13 @@ def _answer_all(
     patients = pd.factorize(table["patient_id"], sort=True)[0]
     todo = [(task, kernel) for task in tasks if not task.short for kernel in recipe.kernels]
     title = f"probe {embedded.facts.encoder} {embedded.facts.modality}"
-    # libsvm and liblinear work without the interpreter lock, so threads use all cores on one copy of the embeddings.
+    # libsvm, L-BFGS and BLAS work without the interpreter lock, so threads use all cores on one copy of the embeddings.
     with (
         ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool,
         progress.bar(title, len(todo), "task") as shown,
     ):
 
-        def one(pair: tuple[Task, Kernel]) -> Answered:
+        def one(pair: tuple[Task, Machine]) -> Answered:
             found = _answer(z_ND, patients, *pair, asked, recipe)
             shown.update()
             return found
@@ -145,32 +177,67 @@ def _answer_all(
 
 
 def _answer(
-    z_ND: Floats, patients: NDArray[Any], task: Task, kernel: Kernel, asked: Sequence[Part], recipe: Probe
+    z_ND: Floats, patients: NDArray[Any], task: Task, kernel: Machine, asked: Sequence[Part], recipe: Probe
 ) -> Answered:
-    rows, scores, folds, baselines, settings = [], [], [], [], []
+    answers: list[dict[str, NDArray[Any]]] = []
+    settings = []
     notes = [task.note] if task.note else []
     for part in asked:
-        fit, held = (side[np.isfinite(task.y_N[side])] for side in (part.train, part.test))
+        fit, held = part.train[np.isfinite(task.fitted_to[part.train])], part.test[np.isfinite(task.y_N[part.test])]
         if len(held) == 0:
             continue
+        certain = np.isfinite(task.y_N[fit])
         found = fit_and_score(
-            z_ND[fit], task.y_N[fit], patients[fit], z_ND[held], task.kind, kernel, recipe, task.judge
+            z_ND[fit], task.fitted_to[fit], patients[fit], z_ND[held], task.kind, kernel, recipe, task.judge, certain
         )
-        rows.append(held)
-        scores.append(found.score)
-        folds.append(np.full(len(held), part.fold))
-        baselines.append(np.full(len(held), task.y_N[fit].mean()))
-        settings.append(f"{found.setting.scaling} C={found.setting.c:g}")
-        notes += [note for note in found.notes if note not in notes]
-    held, score, fold = np.concatenate(rows), np.concatenate(scores), np.concatenate(folds)
-    truth = task.y_N[held]
+        locked = decisions.lock(found.unseen_y, found.unseen_score, recipe)
+        nothing = np.full(len(held), math.nan)
+        answers.append(
+            {
+                "rows": held,
+                "score": found.score,
+                "fold": np.full(len(held), part.fold),
+                "baseline": np.full(len(held), task.y_N[fit][certain].mean()),
+                "probability": locked.probability(found.score) if locked else nothing,
+                "called": locked.called(found.score) if locked else nothing,
+            }
+        )
+        settings.append(found.setting.words(kernel))
+        said = [*found.notes, *([] if certain.all() else [f"{int((~certain).sum())} uncertain labels fitted on"])]
+        notes += [note for note in said if note not in notes]
+    whole = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     # One setting per part; the same one is said once.
     notes.append("chosen in training: " + ", ".join(dict.fromkeys(settings)))
-    intervals = {
-        metric: stats.patient_bootstrap(statistic, patients[held], recipe.bootstrap, recipe.seed, truth, score, fold)
-        for metric, statistic in METRICS[task.kind].items()
-    }
-    return Answered(task, kernel, held, truth, score, fold, np.concatenate(baselines), "; ".join(notes), intervals)
+    baseline = whole.pop("baseline")
+    truth = task.y_N[whole["rows"]]
+    intervals = _intervals(task, truth, whole, baseline, patients[whole["rows"]], recipe)
+    return Answered(task=task, kernel=kernel, truth=truth, note="; ".join(notes), intervals=intervals, **whole)
+
+
+def _intervals(
+    task: Task,
+    truth: Floats,
+    answer: dict[str, NDArray[Any]],
+    baseline: Floats,
+    patients: NDArray[Any],
+    recipe: Probe,
+) -> dict[str, tuple[stats.Interval, stats.Interval]]:
+    """Every metric of a task, each with the level of an answer that does not look at the image."""
+    boot = (patients, recipe.bootstrap, recipe.seed)
+    levels = {"auroc": 0.5, "r2": 0.0, "balanced_accuracy": 1 / max(2, len(task.classes))}
+    if task.kind == "multiclass":
+        levels["auprc"] = 1 / len(task.classes)  # the mean of the classes' shares
+    found = {}
+    for metric, statistic in METRICS[task.kind].items():
+        score = stats.patient_bootstrap(statistic, *boot, truth, answer["score"], answer["fold"])
+        if metric in levels:
+            found[metric] = (score, stats.Interval(levels[metric], math.nan, math.nan, score.n, score.n_patients))
+        else:  # the prevalence, or the error of always answering the mean
+            plain = truth if metric == "auprc" else np.abs(truth - baseline)
+            found[metric] = (score, stats.patient_bootstrap(stats.weighted_mean, *boot, plain))
+    if task.kind == "binary":
+        found |= decisions.worth(truth, answer["probability"], answer["called"], baseline, patients, recipe)
+    return found
 
 
 def _scores(
@@ -186,29 +253,42 @@ def _scores(
             rows += [
                 _row(task.name, task.kind, kernel, metric, nothing, positive)
                 for kernel in recipe.kernels
-                for metric in METRICS[task.kind]
+                for metric in (*METRICS[task.kind], *(decisions.DECISIONS if task.kind == "binary" else ()))
             ]
         for found in (found for found in answered if found.task is task):
             positive = int(found.truth.sum()) if task.kind == "binary" else None
             rows += [
-                _row(task.name, task.kind, found.kernel, metric, interval, positive, _chance(found, metric), found.note)
-                for metric, interval in found.intervals.items()
+                _row(task.name, task.kind, found.kernel, metric, interval, positive, chance, found.note)
+                for metric, (interval, chance) in found.intervals.items()
             ]
-    rows += [_findings_mean(answered, kernel, patients, labels, recipe) for kernel in recipe.kernels]
+    findings = [name for name in labels if name != NO_FINDING]
+    rows += [_mean(FINDINGS_MEAN, findings, answered, kernel, patients, recipe) for kernel in recipe.kernels]
+    if set(COMPETITION) <= set(labels):
+        rows += [
+            _mean(COMPETITION_MEAN, COMPETITION, answered, kernel, patients, recipe, whole=True)
+            for kernel in recipe.kernels
+        ]
     return rows
 
 
-def _findings_mean(
-    answered: Sequence[Answered], kernel: Kernel, patients: NDArray[Any], labels: Sequence[str], recipe: Probe
+def _mean(
+    name: str,
+    labels: Sequence[str],
+    answered: Sequence[Answered],
+    kernel: Machine,
+    patients: NDArray[Any],
+    recipe: Probe,
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """Mean AUROC over the labels that were scored, all labels resampled together: (N, L) with NaN where not scored."""
-    scored = [
-        found for found in answered
-        if found.kernel == kernel and found.task.name in labels and found.task.name != NO_FINDING
-    ]  # fmt: skip
-    if not scored:
-        why = stats.undefined(f"{SHORT}: no label has enough cases")
-        return _row(FINDINGS_MEAN, "mean", kernel, "auroc", why)
+    """Mean AUROC over the labels that were scored, all labels resampled together: (N, L) with NaN where not scored.
+
+    With `whole` there is no mean unless all of them were scored: it would be of other findings than its name says.
+    """
+    scored = [found for found in answered if found.kernel == kernel and found.task.name in labels]
+    missing = [label for label in labels if label not in {found.task.name for found in scored}]
+    if not scored or (whole and missing):
+        why = f"too few cases of {', '.join(missing)}" if scored else "no label has enough cases"
+        return _row(name, "mean", kernel, "auroc", stats.undefined(f"{SHORT}: {why}"))
     truth_NL = np.full((len(patients), len(scored)), math.nan)
     score_NL = np.zeros_like(truth_NL)
     fold_N = np.zeros(len(patients), dtype=np.int64)
@@ -228,12 +308,13 @@ def _findings_mean(
         fold_N[known],
     )
     note = f"mean over {len(scored)} labels: {', '.join(found.task.name for found in scored)}"
-    return _row(FINDINGS_MEAN, "mean", kernel, "auroc", interval, None, 0.5, note)
+    chance = stats.Interval(0.5, math.nan, math.nan, interval.n, interval.n_patients)
+    return _row(name, "mean", kernel, "auroc", interval, None, chance, note)
 
 
 def _row(
-    name: str, kind: Kind | str, kernel: Kernel, metric: str, interval: stats.Interval, n_positive: int | None = None,
-    chance: float = math.nan, note: str = "",
+    name: str, kind: Kind | str, kernel: Machine, metric: str, interval: stats.Interval, n_positive: int | None = None,
+    chance: stats.Interval | None = None, note: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "task": name,
@@ -246,18 +327,11 @@ def _row(
         "n": interval.n,
         "n_patients": interval.n_patients,
         "n_positive": n_positive,
-        "chance": chance,
+        "chance": chance.value if chance else math.nan,
         "note": "; ".join(part for part in (interval.note, note) if part),
+        "chance_low": chance.low if chance else math.nan,
+        "chance_high": chance.high if chance else math.nan,
     }
-
-
-def _chance(found: Answered, metric: str) -> float:
-    """What is reached without looking at the embedding."""
-    if metric == "mae":
-        return float(np.abs(found.truth - found.baseline).mean())
-    if metric == "r2":
-        return 0.0
-    return 1 / max(2, len(found.task.classes)) if metric == "balanced_accuracy" else 0.5
 
 
 def _predictions(answered: Sequence[Answered], embedded: Vectors, table: pd.DataFrame, folds: int) -> pd.DataFrame:
@@ -285,11 +359,13 @@ def _predictions(answered: Sequence[Answered], embedded: Vectors, table: pd.Data
                     "fold": found.fold,
                     "score": score,
                     "truth": truth.astype(float),
+                    "probability": found.probability,
+                    "called": found.called,
                 }
             )
             for name, truth, score in named
         ]
-    columns = ["row", "patient", "task", "kernel", "split", "fold", "score", "truth"]
+    columns = ["row", "patient", "task", "kernel", "split", "fold", "score", "truth", "probability", "called"]
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
 
 

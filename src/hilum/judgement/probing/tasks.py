@@ -5,7 +5,7 @@ Legend: N rows, R bootstrap replicates, K classes.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,13 @@ from hilum.judgement.probing.svm import Floats, Kind
 
 NO_FINDING: Final = "no_finding"
 FINDINGS_MEAN: Final = "findings_mean"  # mean over the labels that were scored, no_finding apart
+COMPETITION_MEAN: Final = "competition_mean"
+# The five findings that CheXpert's competition scores (Irvin et al. 2019, section 5), where a dataset has them all.
+COMPETITION: Final = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")
 ATTRIBUTES: Final = ("sex", "view", "site")  # manifest columns asked for beside age and the labels
+SOURCE: Final = "source"  # dataset of origin: asked for where there is more than one
+BODY: Final = ("weight", "height")  # what a covariate's name begins with, its unit after it, to be asked for
+MAX_CLASSES: Final = 12  # of a dataset's own attributes; one of more values is a text rather than a class
 POSITIVE_SEX: Final = "F"
 SHORT: Final = "insufficient data"
 
@@ -31,16 +37,39 @@ def mean_auroc(w_RN: Floats, truth_NL: NDArray[Any], score_NL: NDArray[Any], fol
     return np.asarray(np.mean(each, axis=0))
 
 
+def auprc(w_RN: Floats, truth_N: NDArray[Any], score_N: Floats, fold_N: NDArray[Any]) -> Floats:
+    """Area under the precision-recall curve, (R,): the mean over positives of the precision at their score.
+
+    A row is ranked among those of its fold only: scores of different folds come from different models.
+    """
+    area_R, total_R = np.zeros(len(w_RN)), np.zeros(len(w_RN))
+    for fold in np.unique(fold_N):
+        rows = fold_N == fold
+        w = w_RN[:, rows]
+        positives_R = w @ (truth_N[rows] == 1).astype(float)
+        area_R += positives_R * np.nan_to_num(stats.weighted_auprc(w, truth_N[rows], score_N[rows]))
+        total_R += positives_R
+    return np.asarray(np.divide(area_R, total_R, out=np.full(len(w_RN), math.nan), where=total_R > 0))
+
+
+def macro_auprc(w_RN: Floats, truth_N: NDArray[Any], score_NK: Floats, fold_N: NDArray[Any]) -> Floats:
+    """Mean over K classes of the one-versus-rest `auprc`, (R,)."""
+    each = [auprc(w_RN, truth_N == k, score_NK[:, k], fold_N) for k in range(score_NK.shape[1])]
+    return np.asarray(np.mean(each, axis=0))
+
+
 METRICS: Final[dict[str, dict[str, Metric]]] = {
     "binary": {
         "balanced_accuracy": lambda w, truth, score, _: stats.weighted_balanced_accuracy(w, truth, score > 0),
         "auroc": stats.weighted_auroc,
+        "auprc": auprc,
     },
     "multiclass": {
         "balanced_accuracy": lambda w, truth, score, _: stats.weighted_balanced_accuracy(
             w, truth, score.argmax(axis=1)
         ),
         "auroc": stats.weighted_macro_auroc,
+        "auprc": macro_auprc,
     },
     "regression": {
         "mae": lambda w, truth, score, _: stats.weighted_mae(w, truth, score),
@@ -48,7 +77,7 @@ METRICS: Final[dict[str, dict[str, Metric]]] = {
     },
     "mean": {"auroc": mean_auroc},
 }
-SMALLER_IS_BETTER: Final = frozenset({"mae"})
+SMALLER_IS_BETTER: Final = frozenset({"mae", "brier", "ece"})
 
 
 @dataclass(frozen=True)
@@ -56,13 +85,14 @@ class Task:
     """One question.
 
     Attributes:
-        name: `sex`, `view`, `site`, `age`, or a label's name.
+        name: `sex`, `view`, `site`, `source`, `age`, or the name of a label, an attribute or a covariate.
         kind: Binary, multiclass or regression.
         y_N: 0 or 1, a class's number, or the value; NaN where unknown or left out.
         classes: Names of the classes of a multiclass task, in the order of their numbers.
         headline: The metric by which settings are chosen and that the leaderboard shows.
         short: Why it cannot be asked; empty where it can.
         note: What was left out of it.
+        learnt_N: What is fitted to where that differs from `y_N`: uncertain labels count as a policy says.
     """
 
     name: str
@@ -72,6 +102,12 @@ class Task:
     classes: tuple[str, ...] = ()
     short: str = ""
     note: str = ""
+    learnt_N: Floats | None = None
+
+    @property
+    def fitted_to(self) -> Floats:
+        """(N,) what a machine learns: certain labels, and uncertain ones as a policy resolves them."""
+        return self.y_N if self.learnt_N is None else self.learnt_N
 
     def judge(self, truth: NDArray[Any], score: Floats, fold: NDArray[Any]) -> float:
         """The headline metric of all rows, higher meaning better."""
@@ -118,16 +154,27 @@ def fold_of(patients: pd.Series, folds: int, seed: int) -> NDArray[np.int64]:
 
 
 def ask(
-    table: pd.DataFrame, labels: pd.DataFrame, asked: Sequence[Part], min_cases: int, target: str | None = None
+    table: pd.DataFrame,
+    labels: pd.DataFrame,
+    asked: Sequence[Part],
+    min_cases: int,
+    target: str | None = None,
+    *,
+    learnt: pd.DataFrame | None = None,
+    attributes: Sequence[str] = (),
+    covariates: Sequence[str] = (),
 ) -> list[Task]:
     """The tasks of a dataset, those that cannot be asked among them with the reason.
 
     Args:
         table: Manifest rows in the order of the vectors.
-        labels: The label columns of these rows, uncertain ones resolved.
+        labels: The label columns of these rows, NaN where unknown or uncertain: what is scored.
         asked: The parts (`parts`).
         min_cases: Patients that each class needs on each side; in every training part where there are folds.
         target: A label that is named even where the dataset has no such column.
+        learnt: The label columns as they are fitted to, where uncertain ones count; as `labels` where not given.
+        attributes: The dataset's own columns; those of 2 to MAX_CLASSES values are asked for as classes.
+        covariates: Its numeric ones; weight and height are asked for.
     """
     tasks = []
     for name in ATTRIBUTES:
@@ -139,10 +186,19 @@ def ask(
             tasks.append(_binary(name, y_N, table, asked, min_cases, "balanced_accuracy"))
         else:
             tasks.append(_multiclass(name, table, asked, min_cases))
+    further = [name for name in (SOURCE, *attributes) if name in table and 2 <= table[name].nunique() <= MAX_CLASSES]
+    tasks += [_multiclass(name, table, asked, min_cases) for name in further]
     tasks.append(_regression("age", table["age_years"].to_numpy(dtype=float), table, asked, min_cases))
     tasks += [
-        _binary(str(name), labels[name].to_numpy(dtype=float), table, asked, min_cases, "auroc") for name in labels
+        _regression(name, table[name].to_numpy(dtype=float), table, asked, min_cases)
+        for name in covariates
+        if name.split("_")[0] in BODY
     ]
+    for name in map(str, labels):
+        task = _binary(name, labels[name].to_numpy(dtype=float), table, asked, min_cases, "auroc")
+        if learnt is not None and not learnt[name].equals(labels[name]):
+            task = replace(task, learnt_N=learnt[name].to_numpy(dtype=float))
+        tasks.append(task)
     if target is not None and target not in labels:
         nothing = np.full(len(table), math.nan)
         tasks.append(Task(target, "binary", nothing, "auroc", short=f"{SHORT}: the dataset has no label {target}"))

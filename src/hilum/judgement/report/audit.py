@@ -6,11 +6,12 @@ metrics, and its `EmbeddingsDrift` draws a t-SNE on each call, so neither is use
 audit.html     Evidently's report, self-contained, with the run's identity and the dataset's caution
 fairness.csv   quality by group, and the gaps between groups
 fairness.html  the same to be read
-audit.json     the same for programs
+fairness_groups, fairness_gaps    forest plots, each .png and .svg, where there is something to draw
+audit.json     all of it for programs
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,14 +20,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilum.data.store import Dataset, write_json
+from hilum.data import parquet
+from hilum.data.store import Dataset, read_json, write_json
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision
-from hilum.judgement.fairness import groups
+from hilum.judgement.fairness import gaps as between
+from hilum.judgement.fairness import groups, regressions
 from hilum.judgement.fairness import pages as fairness_page
 from hilum.judgement.fairness import tables as fairness
-from hilum.judgement.probing import head
+from hilum.judgement.probing import head, probes
 from hilum.judgement.report import drift
 from hilum.page import table as html_table
 from hilum.page import tag, text, write_page
@@ -69,7 +72,7 @@ class _Part:
 
 
 def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Path) -> None:
-    """Audit the answers of one encoder's head on the test split; writes the four files above, `audit.json` last.
+    """Audit the answers of one encoder's head on the test split; writes the files above, `audit.json` last.
 
     Where the head does not answer (the label is not known for this modality, or of too few patients), there are no
     scores by group: the pages say so and give what can be said, drift and the sizes of the groups.
@@ -78,7 +81,7 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
         dataset: Dataset folder.
         vectors: Embeddings of it.
         head_folder: Folder with `head.json`, and `head.npz` where the head answers.
-        recipe: Label, groups and tolerances.
+        recipe: Label, groups (all that the test split has where none is named) and tolerances.
         out: Folder to write into.
 
     Raises:
@@ -102,28 +105,42 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
         modality=embedded.facts.modality,
         caution=opened.facts.caution,
         run=identity,
+        mitigation=said.get("mitigation"),
     )
     test = table[is_test].reset_index(drop=True)
-    member = groups.attributes(test, recipe.groups, opened.facts.attributes)
+    known = opened.facts.attributes
+    member = groups.attributes(test, recipe.groups or groups.coverage(test, known), known)
     out.mkdir(parents=True, exist_ok=True)
     (out / FACTS).unlink(missing_ok=True)
+    read = _regressions(head_folder, table, embedded, opened, recipe)
     if said["answered"]:
         answering = head.Head.load(head_folder)
         truth = opened.labels()[recipe.label].to_numpy()[embedded.rows["row"].to_numpy()][is_test]
         probability = answering.predict(np.asarray(embedded.z_ND)[is_test])
-        case = (truth, probability, answering.threshold, member, test["patient_id"], recipe)
-        judged, gaps = fairness.table(*case), fairness.gaps(*case)
-        page = fairness_page.judged_page(subject, judged, gaps, answering.threshold, recipe.min_group)
+        found = fairness.judge(truth, probability, answering.threshold, member, test["patient_id"], recipe)
+        corrected = between.corrected({"": found.gaps} | {name: one.gaps for name, one in read.items()})
+        judged, gaps = found.groups, corrected[""]
+        read = {name: fairness.Judged(one.groups, corrected[name]) for name, one in read.items()}
+        drawn = fairness_page.pictures(judged, gaps, recipe.label)
+        page = fairness_page.judged_page(subject, judged, gaps, answering.threshold, recipe.min_group, drawn, read)
         quality = _quality(truth, probability, answering.threshold, recipe.label)
     else:
         judged = pd.DataFrame(columns=list(fairness.GROUP_COLUMNS))
         gaps = pd.DataFrame(columns=list(fairness.GAP_COLUMNS))
-        page = fairness_page.sizes_page(subject, groups.sizes(member, test["patient_id"]), str(said["why"]))
+        corrected = between.corrected({name: one.gaps for name, one in read.items()})
+        read = {name: fairness.Judged(one.groups, corrected[name]) for name, one in read.items()}
+        drawn = {}
+        page = fairness_page.sizes_page(subject, groups.sizes(member, test["patient_id"]), str(said["why"]), read)
         quality = _Part([], f"There is no part on quality: {said['why']}.", {})
     drifted = _drift(table, opened, recipe)
     write_page(out / PAGE, _evidently_page(subject, [drifted, quality]))
     write_page(out / FAIRNESS_PAGE, page)
-    _write_table(out / TABLE, judged, gaps)
+    _write_table(out / TABLE, recipe.label, judged, gaps, read)
+    for name in fairness_page.PICTURES:
+        for ending in ("png", "svg"):
+            (out / f"{name}.{ending}").unlink(missing_ok=True)  # of an earlier audit
+    for name, one in drawn.items():
+        one.write(out / name)
     facts = {
         "label": recipe.label,
         "answered": bool(said["answered"]),
@@ -131,11 +148,41 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
         "modality": embedded.facts.modality,
         "groups": _records(judged),
         "gaps": _records(gaps),
+        "regressions": {
+            name: {"groups": _records(one.groups), "gaps": _records(one.gaps)} for name, one in read.items()
+        },
+        "mitigation": said.get("mitigation"),
         "drift": drifted.facts,
         "quality": quality.facts,
         "run": identity,
     }
     write_json(out / FACTS, facts if said["answered"] else {**facts, "why": said["why"]})
+
+
+def _regressions(
+    probe: Path, table: pd.DataFrame, embedded: Vectors, dataset: Dataset, recipe: Audit
+) -> dict[str, fairness.Judged]:
+    """Errors by group of the quantities that the probe read from unseen images, on all that it held out."""
+    if not ((probe / probes.PREDICTIONS).is_file() and (probe / probes.FACTS).is_file()):
+        return {}  # a head alone
+    facts = read_json(probe / probes.FACTS)
+    if facts["run"]["data_digest"] != dataset.facts.digest:
+        raise DatasetError(f"the probe's predictions in {probe} are of another dataset; probe this one first")
+    held = parquet.read(probe / probes.PREDICTIONS)
+    held = held[held["kernel"] == facts["headline_kernel"]]
+    place = pd.Series(np.arange(len(table)), index=embedded.rows["row"].to_numpy())
+    found = {}
+    for task in recipe.regressions:
+        asked = held[held["task"] == task]
+        if asked.empty:
+            continue
+        rows = table.iloc[place[asked["row"]].to_numpy()].reset_index(drop=True)
+        known = dataset.facts.attributes
+        member = groups.attributes(rows, recipe.groups or groups.coverage(rows, known), known)
+        truth, read = (asked[name].to_numpy(dtype=float) for name in ("truth", "score"))
+        own = "age_band" if task == "age" else ""
+        found[task] = regressions.judge(truth, read, member, rows["patient_id"], recipe, own)
+    return found
 
 
 def _drift(table: pd.DataFrame, dataset: Dataset, recipe: Audit) -> _Part:
@@ -245,12 +292,17 @@ def _evidently_page(subject: fairness_page.Subject, parts: Sequence[_Part]) -> s
     )
 
 
-def _write_table(path: Path, judged: pd.DataFrame, gaps: pd.DataFrame) -> None:
-    """Groups and gaps in one CSV: `kind` tells them apart; blank where there is no value."""
-    both = pd.concat([judged.assign(kind="group").astype("object"), gaps.assign(kind="gap").astype("object")])
-    columns = ["kind", *fairness.GROUP_COLUMNS, "n_groups"]
+def _write_table(
+    path: Path, label: str, judged: pd.DataFrame, gaps: pd.DataFrame, read: Mapping[str, fairness.Judged]
+) -> None:
+    """Groups and gaps in one CSV: `kind` and `target` tell them apart; blank where there is no value."""
+    frames = [("group", label, judged), ("gap", label, gaps)]
+    for task, one in read.items():
+        frames += [("regression group", task, one.groups), ("regression gap", task, one.gaps)]
+    every = pd.concat([frame.assign(kind=kind, target=of).astype("object") for kind, of, frame in frames])
+    columns = ["kind", "target", *fairness.GROUP_COLUMNS, "n_groups", "p", "p_holm"]
     partial = path.with_name(path.name + ".partial")
-    both.reindex(columns=columns).to_csv(partial, index=False)
+    every.reindex(columns=columns).to_csv(partial, index=False)
     partial.replace(path)
 
 

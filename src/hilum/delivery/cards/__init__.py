@@ -1,0 +1,1 @@
+"""Cards for people: what a release and its dataset are, from measured values alone."""
