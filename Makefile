@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/validation.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/resampling.py
 
 pipeline: $(STAMP)
 	$(BIN)/python -m pipelines.compile --out build

@@ -1,4 +1,4 @@
-"""Drift, quality and fairness of one embedding's answers."""
+"""Drift, quality, fairness and shortcuts of one embedding's answers."""
 
 from kfp import dsl
 
@@ -15,16 +15,17 @@ def audit(
     findings: dsl.Output[dsl.Artifact],
     drift: dsl.Output[dsl.HTML],
     fairness: dsl.Output[dsl.HTML],
+    shortcuts: dsl.Output[dsl.HTML],
 ):
-    """Write the Evidently report and the fairness table of one encoder."""
+    """Write the Evidently report, the fairness page and the shortcut audit of one encoder."""
     import shutil
     from pathlib import Path
 
-    from hilum.judgement.report import audit as report
+    from hilum.judgement import judge
     from hilum.recipe import Recipe
 
     out = Path(findings.path)
-    report.run(Path(dataset.path), Path(vectors.path), Path(scores.path), Recipe.model_validate(recipe).audit, out)
-    shutil.copyfile(out / "audit.html", drift.path)
-    shutil.copyfile(out / "fairness.html", fairness.path)
+    judge.audit(Path(dataset.path), Path(vectors.path), Path(scores.path), Recipe.model_validate(recipe), out)
+    for name, shown in (("audit", drift), ("fairness", fairness), ("shortcuts", shortcuts)):
+        shutil.copyfile(out / f"{name}.html", shown.path)
     findings.metadata.update(code_revision=code)

@@ -9,13 +9,14 @@ from made_vectors import make_vectors
 from hilum.errors import CheckFailed, UsageError
 from hilum.judgement import judge
 from hilum.judgement.gate import verdict as verdicts
-from hilum.judgement.report import audit as report
 from hilum.recipe import Gate, Probe, Recipe, parse
 
 RECIPE = parse(
     {
         "probe": Probe(bootstrap=100, kernels=("rbf",), min_cases=3).model_dump(),
         "audit": {"bootstrap": 100, "min_group": 2, "groups": ["sex", "age_band"]},
+        "shortcuts": {"permutations": 99, "bootstrap": 100, "min_group": 2},
+        "mitigation": {"methods": ["reweighting"]},
         "export": {"encoder": "moco"},
     },
     Recipe,
@@ -25,6 +26,7 @@ LENIENT = Gate(
     min_sensitivity="not asked",
     max_auroc_gap="not asked",
     max_ece="not asked",
+    max_shortcut="not asked",
     min_group=2,
     groups=("sex",),
 )
@@ -39,7 +41,7 @@ def judged(tiny_dataset, tmp_path_factory):
         folder = root / name
         vectors = make_vectors(tiny_dataset, folder / "vectors", name, signal=signal)
         found[name] = judge.probe(tiny_dataset, vectors, RECIPE, folder / "scores")
-        report.run(tiny_dataset, vectors, folder / "scores", RECIPE.audit, folder / "findings")
+        judge.audit(tiny_dataset, vectors, folder / "scores", RECIPE, folder / "findings")
         (folder / "encoder").mkdir()
         (folder / "encoder" / "weights.pt").write_text(name)
     return root, found
@@ -84,11 +86,17 @@ def test_the_index_leads_to_every_report_and_names_the_run(judged, tmp_path):
         "xr-pixels/fairness.html",
         "xr-moco/audit.html",
         "xr-moco/fusion.html",
+        "xr-moco/explore.html",
+        "xr-pixels/shortcuts.html",
+        "xr-moco/mitigation.html",
+        "efficiency-xr/efficiency.png",
         "leaderboard.html",
     ):
         assert f'href="{name}"' in page
         assert (out / name).is_file()
     assert "xr-pixels/fusion.html" not in page
+    assert "policies.html" not in page  # no label is uncertain
+    assert (out / "xr-moco" / "shortcuts.json").is_file()
     assert json.loads((root / "moco" / "scores" / "probe.json").read_text())["run"]["data_digest"] in page
     assert "made by a test" in page
 
@@ -100,7 +108,8 @@ def test_the_candidate_is_the_encoder_to_be_released_with_its_evidence(judged, t
     assert judge.gate(*parts, lenient, tmp_path / "candidate", tmp_path / "verdict")
     assert [path.name for path in (tmp_path / "candidate").iterdir()] == ["XR"]
     assert (tmp_path / "candidate" / "XR" / "encoder" / "weights.pt").read_text() == "moco"
-    assert (tmp_path / "candidate" / "XR" / "findings" / "audit.json").is_file()
+    for name in ("audit.json", "shortcuts.json"):
+        assert (tmp_path / "candidate" / "XR" / "findings" / name).is_file()
 
 
 def test_a_gate_that_fails_is_refused_with_its_reason(judged, tmp_path):

@@ -115,6 +115,7 @@ def unite(folders: Sequence[str | Path], out: Path, as_train: Sequence[str] = ()
             n_images=len(table),
             n_patients=int(table["patient_id"].nunique()),
             n_rejected=n_rejected,
+            n_excluded=sum(part.dataset.facts.n_excluded for part in parts),
             licence=_joined(told, "licence"),
             citation=_joined(told, "citation"),
             caution=f"{CAUTION} {_joined(told, 'caution')}",

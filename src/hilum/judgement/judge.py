@@ -1,4 +1,4 @@
-"""The judgement of a whole run: what the probe, compare and gate steps of the pipeline call."""
+"""The judgement of a whole run: what the probe, audit, compare and gate steps of the pipeline call."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from hilum.data import parquet
-from hilum.data.store import read_json
+from hilum.data.manifest import UNCERTAIN
+from hilum.data.store import Dataset, read_json
 from hilum.errors import UsageError
 from hilum.page import Html, page, table, tag, text, write_page
 from hilum.recipe import Recipe
@@ -18,12 +19,20 @@ from hilum.recipe import Recipe
 INDEX: Final = "index.html"
 PROBE_FACTS: Final = "probe.json"
 _REPORTS: Final = {  # what a reader wants of one encoder, and the sentence that leads there
-    "map.png": "map of the embedding",
+    "explore.html": "walk through it",
+    "map.png": "map",
     "fairness.html": "fairness by group",
+    "shortcuts.html": "shortcuts",
+    "mitigation.html": "mitigations",
     "audit.html": "drift and quality (Evidently)",
     "scores.csv": "probe scores",
+    "policies.html": "uncertain labels",
     "fusion.html": "fine-tuning and fusion",
 }
+_BESIDE: Final = (  # what these pages lead to
+    "fairness.csv", "fairness_groups.png", "fairness_groups.svg", "fairness_gaps.png", "fairness_gaps.svg",
+    "shortcuts.json", "clusters.png", "mitigation.csv", "efficiency.csv", "head.json", "fusion.csv",
+)  # fmt: skip
 ROC_POINTS: Final = 200  # enough for a smooth curve on a screen
 
 
@@ -41,14 +50,26 @@ class Findings:
 
 
 def probe(dataset: Path, vectors: Path, recipe: Recipe, out: Path) -> Findings:
-    """Probe an embedding, fit the head of the recipe's label, and draw the map; writes `out` (see `hilum probe`)."""
-    from hilum.judgement.explorer import maps as explorer
-    from hilum.judgement.probing import head, probes  # each brings a heavy library that only this step needs
+    """Everything that is read from an embedding alone; writes `out`.
+
+    Probes, the head of the recipe's label, label-efficiency curves, uncertain labels where there are any, the map and
+    the page to walk through it.
+    """
+    # Each brings a heavy library that only this step needs.
+    from hilum.judgement.explorer import explore, maps
+    from hilum.judgement.fairness import mitigation
+    from hilum.judgement.probing import efficiency, head, policies, probes
 
     label = recipe.audit.label
     scores = probes.run(dataset, vectors, recipe.probe, out, label=label)
     head.run(dataset, vectors, label, out, recipe.probe)
-    explorer.map_picture(dataset, vectors, out, label=label)
+    mitigation.apply(dataset, vectors, recipe, out)
+    efficiency.run(dataset, vectors, recipe.probe, out)
+    cohort = Dataset.open(dataset)
+    if (cohort.manifest[list(cohort.facts.labels)] == UNCERTAIN).any(axis=None):
+        policies.compare(dataset, vectors, recipe.probe, out)
+    maps.map_picture(dataset, vectors, out, label=label)
+    explore.run(dataset, vectors, out / "explore.html", recipe.explore, out)
     known = scores[scores["value"].notna()]
     metrics = {f"{row.task}_{row.kernel}_{row.metric}": float(row.value) for row in known.itertuples()}
     return Findings(metrics, _roc(parquet.read(out / "predictions.parquet"), label))
@@ -66,6 +87,18 @@ def _roc(predictions: pd.DataFrame, label: str) -> tuple[list[float], list[float
     return fpr[kept].tolist(), tpr[kept].tolist(), thresholds[kept].tolist()
 
 
+def audit(dataset: Path, vectors: Path, probed: Path, recipe: Recipe, out: Path) -> None:
+    """Whom the answers serve worse, what else the embedding gives away, and what the named mitigations change."""
+    from hilum.judgement.fairness import mitigation
+    from hilum.judgement.report import audit as report
+    from hilum.judgement.shortcuts import scan
+
+    report.run(dataset, vectors, probed, recipe.audit, out)
+    scan.run(dataset, vectors, probed, recipe.shortcuts, out, recipe.audit.label)
+    if recipe.mitigation.methods:
+        mitigation.run(dataset, vectors, recipe, out)
+
+
 def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], tuned: Sequence[Path], out: Path) -> None:
     """Write the leaderboard and gather every report of the run under one index page.
 
@@ -74,39 +107,64 @@ def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], tun
         scores: One probe folder per encoder and modality.
         findings: The audit folder of each, in the same order.
         tuned: The fine-tuning folder of each, likewise; empty where none was asked for.
-        out: Gets leaderboard.csv, .md and .html, index.html, and one folder per modality and encoder.
+        out: Gets leaderboard.csv, .md and .html, index.html, one folder per modality and encoder, and a picture of
+            label-efficiency curves per modality in which a label left enough cases.
     """
     from hilum.judgement.leaderboard import board as leaderboard
 
     leaderboard.run(list(scores), out)
     shutil.copyfile(verdict / "validation.html", out / "validation.html")
+    curves = _curves(scores, out)
     rows = []
     for probed, audited, fused in zip(scores, findings, tuned, strict=True):
         facts = read_json(probed / PROBE_FACTS)
         folder = out / f"{facts['modality'].lower()}-{facts['encoder']}"
         folder.mkdir(exist_ok=True)
         for source in (probed, audited, fused):
-            for name in (*_REPORTS, "fairness.csv", "head.json", "fusion.csv"):
+            for name in (*_REPORTS, *_BESIDE):
                 if (source / name).is_file():
                     shutil.copyfile(source / name, folder / name)
         rows.append((facts["modality"], facts["encoder"], *(_link(folder, name) for name in _REPORTS)))
-    write_page(out / INDEX, _index(rows, facts["run"], facts["caution"]))
+    write_page(out / INDEX, _index(rows, curves, facts["run"], facts["caution"]))
+
+
+def _curves(scores: Sequence[Path], out: Path) -> list[str]:
+    """Draw the label-efficiency curves of each modality; names of the pictures."""
+    from hilum.judgement.probing import efficiency, efficiency_plot
+
+    by_modality: dict[str, list[Path]] = {}
+    for folder in scores:
+        if pd.read_csv(folder / efficiency.CSV)["mean"].notna().any():
+            by_modality.setdefault(str(read_json(folder / PROBE_FACTS)["modality"]).lower(), []).append(folder)
+    for modality, folders in by_modality.items():
+        efficiency_plot.plot(folders, out / f"efficiency-{modality}")
+    return [f"efficiency-{modality}/{efficiency_plot.PNG}" for modality in by_modality]
 
 
 def _link(folder: Path, name: str) -> Html:
-    return (
-        Html(f'<a href="{folder.name}/{name}">{text(_REPORTS[name])}</a>') if (folder / name).is_file() else text("-")
-    )
+    if not (folder / name).is_file():
+        return text("-")
+    said = text(f"{_REPORTS[name]}: {folder.name}")  # for those who hear the page: a column of "open" says nothing
+    return Html(f'<a href="{folder.name}/{name}" aria-label="{said}">open</a>')
 
 
-def _index(rows: list[tuple[Any, ...]], run: dict[str, str], caution: str) -> str:
-    links = Html(
-        '<p><a href="leaderboard.html">Leaderboard</a> &middot; <a href="validation.html">Validation of the dataset</a>'
-        ' &middot; <a href="leaderboard.csv">leaderboard.csv</a></p>'
-    )
-    columns = ["modality", "encoder", "map", "fairness", "drift and quality", "scores", "fine-tuning"]
+def _index(rows: list[tuple[Any, ...]], curves: list[str], run: dict[str, str], caution: str) -> str:
+    named = {
+        "leaderboard.html": "Leaderboard",
+        "validation.html": "Validation of the dataset",
+        "leaderboard.csv": "leaderboard.csv",
+        **{name: f"Few labels ({name.split('/')[0].rpartition('-')[2].upper()})" for name in curves},
+    }
+    links = Html(" &middot; ".join(f'<a href="{to}">{text(word)}</a>' for to, word in named.items()))
+    columns = ["modality", "encoder", *_REPORTS.values()]
     lead = "Every report of one run: the data's validation, the comparison of encoders, and each encoder's evidence."
-    return page("Reports of the run", lead, [links, tag("h2", "By encoder"), table(columns, rows)], run, caution)
+    return page(
+        "Reports of the run",
+        lead,
+        [Html(f"<p>{links}</p>"), tag("h2", "By encoder"), table(columns, rows)],
+        run,
+        caution,
+    )
 
 
 def gate(

@@ -80,7 +80,7 @@ def _forest(
     panels: Mapping[str, str],
     middle: Mapping[str, float],
 ) -> Picture:
-    with plt.rc_context({"svg.hashsalt": "hilum", "font.family": "DejaVu Sans"}):
+    with plt.rc_context({"svg.hashsalt": "hilum", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
         figure, grid = plt.subplots(
             1, len(panels), figsize=(10.5, 0.34 * len(labels) + 1.0), sharey=True, layout="constrained", squeeze=False
         )

@@ -20,9 +20,10 @@ from hilum.judgement.probing.efficiency import CSV, FACTS
 
 PNG: Final = "efficiency.png"
 SVG: Final = "efficiency.svg"
-# Okabe & Ito 2008, "Color Universal Design"; yellow is left out, since a thin line of it is not seen on white.
-OKABE_ITO: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe & Ito 2008, "Color Universal Design"; yellow is left out, since a thin line of it is not seen on
+# white; grey makes it as many as there are encoders.
+OKABE_ITO: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 INK: Final = "#1b2430"
 SOFT: Final = "#5b6778"

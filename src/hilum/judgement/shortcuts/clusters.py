@@ -27,6 +27,10 @@ MIN_SHARE: Final = 0.02  # of a view's images: the smallest cluster
 NEIGHBOURS: Final = 5  # HDBSCAN's smoothing of the density, and of the assignment of images beyond the sample
 MAX_EXACT: Final = 10_000  # images of a view that are clustered; the others join the cluster of their neighbours
 NOISE: Final = -1
+# Of a view's images that must be in some cluster. The second look shares its images with the first, so that what it
+# calls 1% is more: on 60 phantom cohorts without anything to find it passed 3 of 21 searches in which HDBSCAN had
+# gathered 12-37% of a view, all three below 25%; real separations gathered 29-68%.
+MIN_CLUSTERED: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Search:
         clusters: Those that lie apart.
         n_images: Images that were looked at.
         n_noise: Of these, images in no cluster.
-        n_blurred: Clusters of HDBSCAN that have no valley around them, or too few patients.
+        n_blurred: Clusters of HDBSCAN that have no valley around them, too few patients, or a view that is mostly noise.
     """
 
     clusters: tuple[Cluster, ...]
@@ -89,13 +93,13 @@ def find(z_ND: NDArray[Any], view_N: NDArray[Any], patient_N: Rows, fold_N: Rows
         cluster_N = _clustered(score_ND, len(np.unique(patient_N[rows])), recipe)
         n_noise += int((cluster_N == NOISE).sum())
         sizes = np.bincount(cluster_N[cluster_N >= 0])
+        dense = (cluster_N >= 0).mean() >= MIN_CLUSTERED
         number = 0
         for k in np.argsort(-sizes, kind="stable"):
             member_N = cluster_N == k
             patients = patient_N[rows]
-            if len(np.unique(patients[member_N])) < recipe.min_group or not _apart(
-                score_ND, cluster_N, member_N, patients, fold_N[rows], recipe
-            ):
+            enough = len(np.unique(patients[member_N])) >= recipe.min_group
+            if not (dense and enough and _apart(score_ND, cluster_N, member_N, patients, fold_N[rows], recipe)):
                 n_blurred += 1
                 continue
             number += 1
