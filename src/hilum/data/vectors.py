@@ -81,7 +81,10 @@ class Vectors:
         Raises:
             DatasetError: The vectors were made from another dataset.
         """
+        other = DatasetError("these embeddings were made from another dataset; embed this one first")
+        if self.facts.run["data_digest"] != dataset.facts.digest:
+            raise other  # before its rows are looked up: the other dataset may have fewer
         table = dataset.manifest.iloc[self.rows["row"].to_numpy()].reset_index(drop=True)
-        if self.facts.run["data_digest"] != dataset.facts.digest or not table["image_id"].equals(self.rows["image_id"]):
-            raise DatasetError("these embeddings were made from another dataset; embed this one first")
+        if not table["image_id"].equals(self.rows["image_id"]):
+            raise other
         return table

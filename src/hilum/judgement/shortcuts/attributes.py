@@ -26,7 +26,7 @@ SPOKEN: Final = {  # as a clinician would say it, in the middle of a sentence
     "sex": "the patient's sex",
     AGE: "the patient's age",
     SHAPE: "the shape of the picture",
-    MARKER: "whether letters or markers are burnt into the image",
+    MARKER: "the presence of letters or markers",
 }
 
 Kind = Literal["category", "number"]

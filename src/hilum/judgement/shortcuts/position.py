@@ -2,9 +2,8 @@
 
 An image's displacement is the shift that best lays its profile (the mean over rows, or over columns) on the mean
 profile of its view, by normalised correlation, to a fraction of a pixel by a parabola through the best three shifts.
-The centroid of brightness, which asks for less, moves with the exposure: on phantom cohorts it put a hospital with
-another contrast and the same positioning 0.3-0.4 px too high at 48 px, where this one stayed within 0.1 px of the
-truth and correlated with each image's planted shift at 0.90-0.99 sideways and 0.81-0.88 up and down.
+The centroid of brightness, which asks for less, moves with the exposure: it puts a hospital with another contrast and
+the same positioning elsewhere in the frame, where this one does not (tests/judgement/shortcuts/test_position.py).
 
 Groups are compared image by image within views, since a lateral film is no displaced frontal one.
 
