@@ -153,6 +153,7 @@ def _index(rows: list[tuple[Any, ...]], curves: list[str], run: dict[str, str], 
         "leaderboard.html": "Leaderboard",
         "validation.html": "Validation of the dataset",
         "leaderboard.csv": "leaderboard.csv",
+        "gate/gate.html": "The gate's verdict, once it has judged",
         **{name: f"Few labels ({name.split('/')[0].rpartition('-')[2].upper()})" for name in curves},
     }
     links = Html(" &middot; ".join(f'<a href="{to}">{text(word)}</a>' for to, word in named.items()))
