@@ -103,8 +103,9 @@ class Compared:
     def p_values(self) -> dict[frozenset[str], float]:
         """For each pair of encoders the two-sided p-value of their difference, corrected over all pairs."""
         pairs = [frozenset(pair) for pair in combinations(self.values, 2)]
-        raw = [two_sided(self.values[a] - self.values[b]) for a, b in map(sorted, pairs)]
-        return dict(zip(pairs, holm(raw), strict=True))
+        raw = [stats.two_sided((self.values[a] - self.values[b])[1:]) for a, b in map(sorted, pairs)]
+        # A difference that no resample defines shows nothing.
+        return dict(zip(pairs, stats.holm(np.nan_to_num(raw, nan=1.0)).tolist(), strict=True))
 
     def facts(self) -> dict[str, Any]:
         """For a program: every figure of the column."""
@@ -191,26 +192,6 @@ def bounds(values: Floats) -> tuple[float, float, float]:
         return float(values[0]), math.nan, math.nan
     low, high = np.quantile(drawn, [(1 - stats.CONFIDENCE) / 2, (1 + stats.CONFIDENCE) / 2])
     return float(values[0]), float(low), float(high)
-
-
-def two_sided(difference: Floats) -> float:
-    """The p-value of a difference being 0: twice the share of resamples on its far side (Davison & Hinkley 1997).
-
-    It goes with the percentile interval: below 0.05 just where the 95% interval excludes 0, up to the one that is added
-    so that no p is 0.
-    """
-    drawn = difference[1:][np.isfinite(difference[1:])]
-    least = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return min(1.0, 2 * (least + 1) / (len(drawn) + 1))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for being asked together: Holm 1979, step-down; in the order that they came."""
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate([min(1.0, (len(p) - i) * p[k]) for i, k in enumerate(order)])
-    corrected = np.empty(len(p))
-    corrected[order] = stepped
-    return [float(value) for value in corrected]
 
 
 def write(told: Told, columns: Sequence[Compared]) -> str:

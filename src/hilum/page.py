@@ -9,8 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+INK: Final = "#1b2430"  # of text and lines, on pages and in pictures
+SOFT: Final = "#5b6778"  # of what stands back
+
 _STYLE: Final = """
-:root { color-scheme: light dark; --ink:#1b2430; --soft:#5b6778; --line:#d9dfe7; --ground:#ffffff; --band:#f4f6f9;
+:root { color-scheme: light dark; --ink:INK; --soft:SOFT; --line:#d9dfe7; --ground:#ffffff; --band:#f4f6f9;
   --good:#12724a; --bad:#b3261e; --doubt:#8a5a00; --accent:#1f5fa8; }
 @media (prefers-color-scheme: dark) { :root { --ink:#e6ebf2; --soft:#9aa7b8; --line:#323c4a; --ground:#12171e;
   --band:#1a212b; --good:#5fd3a0; --bad:#ff8a80; --doubt:#f0c060; --accent:#7db4f5; } }
@@ -27,7 +30,7 @@ td.number, th.number { text-align:right } .good { color:var(--good); font-weight
 figure img { max-width:100%; background:#fff; border:1px solid var(--line) } figcaption, footer { color:var(--soft);
   font-size:.85rem } footer { margin-top:3rem; border-top:1px solid var(--line); padding-top:.7rem; overflow-wrap:anywhere }
 code { font-size:.9em }
-"""
+""".replace("INK", INK).replace("SOFT", SOFT)
 
 
 class Html(str):

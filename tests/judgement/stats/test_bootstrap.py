@@ -8,15 +8,6 @@ from hilum.judgement import stats
 from hilum.ranking import auroc
 
 
-@pytest.fixture
-def cohort():
-    random = np.random.default_rng(3)
-    patients = np.repeat([f"p{i}" for i in range(40)], random.integers(1, 5, 40))
-    y = (random.random(len(patients)) < 0.4).astype(float)
-    score = np.round(y + random.normal(size=len(y)), 1)  # rounded: ties
-    return patients, y, score
-
-
 def test_bootstrap_resamples_whole_patients(cohort):
     patients, y, score = cohort
     seen = []

@@ -21,15 +21,6 @@ def naive_auroc(y, score, weight=None):
     return won / pairs if pairs else float("nan")
 
 
-@pytest.fixture
-def cohort():
-    random = np.random.default_rng(3)
-    patients = np.repeat([f"p{i}" for i in range(40)], random.integers(1, 5, 40))
-    y = (random.random(len(patients)) < 0.4).astype(float)
-    score = np.round(y + random.normal(size=len(y)), 1)  # rounded: ties
-    return patients, y, score
-
-
 def test_auroc_counts_pairs(cohort):
     _, y, score = cohort
     assert len(np.unique(score)) < len(score)

@@ -23,9 +23,10 @@ from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import code_revision
 from hilum.judgement.explorer.curves import GRID, calibration, roc
-from hilum.judgement.explorer.maps import INK, MARKS, OKABE_ITO, SOFT, map_figure
+from hilum.judgement.explorer.maps import MARKS, OKABE_ITO, map_figure
 from hilum.judgement.fairness import forest
 from hilum.judgement.fairness.page_tables import attribute_name
+from hilum.page import INK, SOFT
 
 REPLICATES: Final = 2000  # of patients, for bands and intervals
 LINES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))

@@ -24,6 +24,7 @@ from hilum.data.store import Dataset
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError
 from hilum.judgement.explorer.neighbours import standardised
+from hilum.page import INK, SOFT
 from hilum.progress import bar
 
 MAP: Final = "map.png"
@@ -36,8 +37,6 @@ PERPLEXITY: Final = 30.0  # openTSNE's and van der Maaten's usual value
 OKABE_ITO: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MARKS: Final = ("o", "s", "^", "D", "v", "P", "X")  # and told apart in grey
 UNKNOWN_GREY: Final = "#C9CED6"
-INK: Final = "#1b2430"
-SOFT: Final = "#5b6778"
 
 
 def map_picture(dataset: Path, vectors: Path, out: Path, label: str = "pneumonia", seed: int = 0) -> None:

@@ -18,9 +18,10 @@ matplotlib.use("Agg")  # no display on a server; chosen before pyplot is importe
 import matplotlib.pyplot as plt
 
 from hilum.judgement.fairness.groups import UNKNOWN
+from hilum.page import INK, SOFT
 
 FOUND: Final = 0.05  # corrected p-values below it are called a gap
-INK, SOFT, BLUE, ORANGE = "#1b2430", "#5b6778", "#0072B2", "#D55E00"
+BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 @dataclass(frozen=True)

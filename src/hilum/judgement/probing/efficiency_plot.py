@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from hilum.data.store import read_json
 from hilum.errors import DatasetError, UsageError
 from hilum.judgement.probing.efficiency import CSV, FACTS
+from hilum.page import INK, SOFT
 
 PNG: Final = "efficiency.png"
 SVG: Final = "efficiency.svg"
@@ -25,8 +26,6 @@ SVG: Final = "efficiency.svg"
 OKABE_ITO: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-INK: Final = "#1b2430"
-SOFT: Final = "#5b6778"
 ACROSS: Final = 3  # panels beside one another
 FEW: Final = 3  # encoders up to which bands are filled; more of them would cover one another, so they become bars
 

@@ -19,11 +19,12 @@ from hilum.judgement.shortcuts.attributes import spoken
 from hilum.judgement.shortcuts.clusters import Cluster
 from hilum.judgement.shortcuts.permuting import Rows
 from hilum.judgement.shortcuts.verdicts import Finding
+from hilum.page import INK, SOFT
 
 SHOWN: Final = 6  # images of each cluster, the nearest to its middle first
 MAX_AVERAGED: Final = 2_000  # images behind a mean image
 LARGEST_DIFFERENCE: Final = 60.0  # grey levels at which the colours of a difference end
-_INK, _SOFT, _BLUE, _BAND = "#1b2430", "#5b6778", "#0072B2", "#e6eaf0"
+_BLUE, _BAND = "#0072B2", "#e6eaf0"
 
 
 def told(findings: Sequence[Finding]) -> bytes:
@@ -36,7 +37,7 @@ def told(findings: Sequence[Finding]) -> bytes:
         _interval(axes, place, auroc.value, auroc.low, auroc.high)
     lowest = min([0.45, *(one.decoding.auroc.low - 0.02 for one in shown)])
     _finish(axes, [spoken(one.attribute.name) for one in shown], (lowest, 1.02))
-    axes.axvline(0.5, color=_SOFT, lw=1, ls=(0, (4, 3)), zorder=0)
+    axes.axvline(0.5, color=SOFT, lw=1, ls=(0, (4, 3)), zorder=0)
     axes.set_title("AUROC at which it is told; grey: what chance reaches in 19 of 20 cases", loc="left", fontsize=9)
     return _png(figure)
 
@@ -54,7 +55,7 @@ def inside(findings: Sequence[Finding]) -> bytes:
     for place, (_, auroc, pooled) in enumerate(lines):
         _interval(axes, place, auroc.value, auroc.low, auroc.high)
         if pooled.bounded:
-            axes.plot([pooled.value] * 2, [place - 0.5, place + 0.5], color=_SOFT, lw=1, ls=(0, (4, 3)), zorder=0)
+            axes.plot([pooled.value] * 2, [place - 0.5, place + 0.5], color=SOFT, lw=1, ls=(0, (4, 3)), zorder=0)
     lowest = min([0.45, *(auroc.low - 0.02 for _, auroc, _ in lines)])
     _finish(axes, [name for name, _, _ in lines], (lowest, 1.02))
     axes.set_title("AUROC of the label inside each level; dashed: over all levels together", loc="left", fontsize=9)
@@ -87,9 +88,9 @@ def sheet(images_NSS: NDArray[np.uint8], rows: Rows, clusters: Sequence[Cluster]
             mean_SS - _mean(images_NSS, rows[cluster.others]), cmap="RdBu_r", vmin=-LARGEST_DIFFERENCE,
             vmax=LARGEST_DIFFERENCE,
         )  # fmt: skip
-        line[0].set_title(f"{cluster.name}: {len(cluster.members):,} images", loc="left", fontsize=9, color=_INK)
-        line[SHOWN].set_title("mean", fontsize=8, color=_SOFT)
-        line[SHOWN + 1].set_title("less the others'", fontsize=8, color=_SOFT)
+        line[0].set_title(f"{cluster.name}: {len(cluster.members):,} images", loc="left", fontsize=9, color=INK)
+        line[SHOWN].set_title("mean", fontsize=8, color=SOFT)
+        line[SHOWN + 1].set_title("less the others'", fontsize=8, color=SOFT)
         for axes in line:
             axes.set_axis_off()
     return _png(figure)
@@ -117,7 +118,7 @@ def _interval(axes: Any, place: int, value: float, low: float, high: float) -> N
 
 def _finish(axes: Any, names: Sequence[str], across: tuple[float, float]) -> None:
     axes.set(xlim=across, yticks=range(len(names)), yticklabels=names)
-    axes.tick_params(length=0, labelsize=9, labelcolor=_INK)
+    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
     axes.grid(axis="x", color=_BAND, lw=0.8)
     axes.set_axisbelow(True)
     for side in axes.spines.values():

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from hilum.page import INK, SOFT
+
 CELL, GAP, MARGIN = 136, 6, 36  # pixels
 TITLE, TEXT, SMALL = 28, 17, 14  # sizes of letters
-INK, SOFT, LINE, GROUND = "#1b2430", "#5b6778", "#d9dfe7", "#ffffff"
+LINE, GROUND = "#d9dfe7", "#ffffff"
 # From less to more, through white: blue and orange look different to people with any colour vision.
 LESS, MORE = np.array([0x1F, 0x5F, 0xA8]), np.array([0xC4, 0x5A, 0x00])
 LIMITS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # of the grey range; less than the first is not worth a colour
