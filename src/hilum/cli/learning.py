@@ -65,7 +65,7 @@ def embed(dataset: Path, encoder_run: Path, out: Path) -> None:
 @click.option("--run", "encoder_run", type=EXISTING, required=True, help="Of an encoder that has a decoder.")
 @click.option("--attribute", "attributes", multiple=True, help="A label, sex, age_years, view=AP, ...; repeatable.")
 @click.option("--patients", default=6, show_default=True, type=click.IntRange(2), help="Rows of each picture.")
-@click.option("--steps", default=100, show_default=True, type=click.IntRange(2), help="Of a diffusion; divides 1000.")
+@click.option("--steps", default=250, show_default=True, type=click.IntRange(2), help="Of a diffusion; divides 1000.")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of patients.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for reconstruct.png, interpolate.png, along-*.png.")
 def imagine(

@@ -124,6 +124,14 @@ def test_an_encoder_without_a_decoder_is_refused(runs: dict[str, Path], tiny_dat
     assert not (tmp_path / "out").exists()
 
 
+def test_longer_walks_are_for_codes_that_a_film_gave(runs: dict[str, Path], tiny_dataset: Path) -> None:
+    x_NHW = np.array(Dataset.open(tiny_dataset).images[:2])
+    usual, longer = (imaging.load(runs["diffae"], steps) for steps in (imaging.DRAWN_STEPS, 125))
+    codes = usual.codes(x_NHW)
+    assert np.array_equal(usual.images(codes, drawn=True), longer.images(codes, drawn=True))
+    assert not np.allclose(usual.images(codes), longer.images(codes), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -5,6 +5,7 @@ N: images, C: 1 channel, H x W: pixels, D: width of an embedding.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from hilum.learning.engine.batches import BLOCK, blocks, unit_range
 from hilum.recipe import Train, read
 
 Pixels = NDArray[np.float32]
+# From noise that no film gave, a network that has learned for minutes errs at every step, and more of them show more.
+DRAWN_STEPS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,21 @@ class Imager:
 
         Args:
             codes: What is known of the films.
-            drawn: The stochastic code was drawn at random; only then is the walk held within the range of images.
+            drawn: The stochastic code was drawn at random; only then is the walk held within the range of images, and
+                of `DRAWN_STEPS` at most.
         """
         if isinstance(self.decoder, Denoiser) and codes.noise_NCHW is not None:
-            x_NCHW = unsigned(decode(self.decoder, codes.noise_NCHW, codes.z_ND, self.steps, clip=drawn))
+            steps = self._drawn_steps(self.decoder.timesteps) if drawn else self.steps
+            x_NCHW = unsigned(decode(self.decoder, codes.noise_NCHW, codes.z_ND, steps, clip=drawn))
         else:
             parts = [self.decoder(codes.z_ND[part]) for part in blocks(len(codes.z_ND), BLOCK)]
             x_NCHW = torch.cat(parts)
         made: Pixels = x_NCHW[:, 0].float().cpu().numpy()
         return made
+
+    def _drawn_steps(self, timesteps: int) -> int:
+        """The most steps up to `DRAWN_STEPS` that divide T, and not more than a film's own walk has."""
+        return max(k for k in range(1, min(self.steps, DRAWN_STEPS) + 1) if timesteps % k == 0)
 
 
 def load(encoder_run: Path, steps: int) -> Imager:

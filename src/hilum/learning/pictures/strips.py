@@ -44,7 +44,7 @@ def run(
     out: Path,
     attributes: Sequence[str] = (),
     n: int = 6,
-    steps: int = 100,
+    steps: int = 250,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Draw the sheets.
