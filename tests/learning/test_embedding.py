@@ -13,6 +13,7 @@ from small_encoders import SMALL
 from hilum.data.store import Dataset
 from hilum.data.vectors import Vectors
 from hilum.errors import DatasetError, TrainingError
+from hilum.identity import digest_file
 from hilum.learning import embedding, training
 from hilum.learning.encoders import ENCODERS
 from hilum.recipe import Train
@@ -37,6 +38,7 @@ def test_every_row_of_the_modality_is_embedded(
     assert opened.facts == made.facts
     assert (opened.facts.encoder, opened.facts.modality, opened.facts.n) == (name, "XR", 120)
     assert opened.facts.run["data_digest"] == dataset.facts.digest
+    assert opened.facts.encoder_weights == digest_file(runs[name] / embedding.WEIGHTS)
     assert list(opened.rows.columns) == ["row", "image_id", "patient_id", "split"]
     assert set(opened.rows["split"]) == {"train", "val", "test"}
     assert opened.joined(dataset)["image_id"].equals(dataset.manifest["image_id"])

@@ -71,14 +71,15 @@ def shortcuts(dataset: Path, vectors: Path, probed: Path | None, out: Path, reci
     click.echo(f"wrote {out / 'shortcuts.html'}; it may show images, so keep it like the dataset")
 
 
-@verb("hilum compare probes/moco probes/pixels --out leaderboard")
+@verb("hilum compare probes/moco probes/pixels --tuned fusion/moco --out leaderboard")
 @click.argument("probes", nargs=-1, required=True, type=EXISTING)
-@click.option("--out", type=FOLDER, required=True, help="Folder for leaderboard.csv, .md and .html.")
-def compare(probes: tuple[Path, ...], out: Path) -> None:
-    """Put encoders side by side; `pixels`, the floor, must be among them."""
+@click.option("--tuned", multiple=True, type=EXISTING, help="What `hilum fusion` or `finetune` wrote; repeatable.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for leaderboard.csv, .md, .html and comparisons.csv.")
+def compare(probes: tuple[Path, ...], tuned: tuple[Path, ...], out: Path) -> None:
+    """Put encoders side by side, dataset by dataset; `pixels`, the floor, must be among them."""
     from hilum.judgement.leaderboard import board as leaderboard
 
-    leaderboard.run(list(probes), out)
+    leaderboard.run(probes, out, tuned)
     click.echo((out / "leaderboard.md").read_text(encoding="utf-8"))
 
 

@@ -25,7 +25,17 @@ FACTS: Final = "embedding.json"
 
 
 class VectorFacts(BaseModel):
-    """What `embedding.json` says."""
+    """What `embedding.json` says.
+
+    Attributes:
+        encoder: Its name in the recipe.
+        modality: Of all images embedded.
+        dim: Width D of a vector.
+        n: How many vectors.
+        run: Code and data of the embedding, and the recipe of the encoder's training.
+        encoder_weights: SHA-256 of the encoder's weights file: two encoders of one recipe may have learned from two
+            datasets. Empty where the vectors were not made by an encoder of hilum's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,6 +44,7 @@ class VectorFacts(BaseModel):
     dim: int
     n: int
     run: Run
+    encoder_weights: str = ""
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,13 @@ def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], tun
         scores: One probe folder per encoder and modality.
         findings: The audit folder of each, in the same order.
         tuned: The fine-tuning folder of each, likewise; empty where none was asked for.
-        out: Gets leaderboard.csv, .md and .html, index.html, one folder per modality and encoder, and a picture of
-            label-efficiency curves per modality in which a label left enough cases.
+        out: Gets leaderboard.csv, .md, .html, comparisons.csv, index.html, one folder per modality and encoder, and a
+            picture of label-efficiency curves per modality in which a label left enough cases.
     """
     from hilum.judgement.leaderboard import board as leaderboard
+    from hilum.judgement.leaderboard.answers import LADDER
 
-    leaderboard.run(list(scores), out)
+    leaderboard.run(scores, out, [fused for fused in tuned if (fused / LADDER).is_file()])
     shutil.copyfile(verdict / "validation.html", out / "validation.html")
     curves = _curves(scores, out)
     rows = []
@@ -153,6 +154,7 @@ def _index(rows: list[tuple[Any, ...]], curves: list[str], run: dict[str, str], 
         "leaderboard.html": "Leaderboard",
         "validation.html": "Validation of the dataset",
         "leaderboard.csv": "leaderboard.csv",
+        "comparisons.csv": "comparisons.csv",
         "gate/gate.html": "The gate's verdict, once it has judged",
         **{name: f"Few labels ({name.split('/')[0].rpartition('-')[2].upper()})" for name in curves},
     }

@@ -17,7 +17,7 @@ from hilum.data import vectors
 from hilum.data.store import Dataset
 from hilum.data.vectors import VectorFacts, Vectors
 from hilum.errors import DatasetError, TrainingError
-from hilum.identity import Run, code_revision
+from hilum.identity import Run, code_revision, digest_file
 from hilum.learning import encoders
 from hilum.learning.engine import checkpoint, device
 from hilum.learning.engine.batches import BLOCK, blocks, unit_range
@@ -67,7 +67,14 @@ def run(dataset: Path, encoder_run: Path, out: Path) -> Vectors:
     identity = Run(
         code_revision=code_revision(), data_digest=opened.facts.digest, recipe_digest=card["run"]["recipe_digest"]
     )
-    facts = VectorFacts(encoder=card["encoder"], modality=modality, dim=card["dim"], n=len(rows), run=identity)
+    facts = VectorFacts(
+        encoder=card["encoder"],
+        modality=modality,
+        dim=card["dim"],
+        n=len(rows),
+        run=identity,
+        encoder_weights=digest_file(encoder_run / WEIGHTS),
+    )
     table = opened.manifest.iloc[rows][["image_id", "patient_id", "split"]].reset_index(drop=True)
     table.insert(0, "row", rows)
     made = Vectors(np.concatenate(parts), table, facts)

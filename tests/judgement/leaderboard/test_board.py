@@ -10,9 +10,7 @@ from making import make_dataset
 
 from hilum.errors import DatasetError, UsageError
 from hilum.judgement.leaderboard import board as leaderboard
-from hilum.judgement.leaderboard import paired
 from hilum.judgement.probing import probes
-from hilum.ranking import auroc
 from hilum.recipe import Probe
 
 QUICK = Probe(bootstrap=200, min_cases=3, c_grid=(1.0,), kernels=("rbf",))
@@ -40,6 +38,7 @@ def test_board_is_wide_and_starts_with_the_floor(probed, tmp_path):
     for stem in ("view_balanced_accuracy", "age_mae", "pneumonia_auroc", "findings_mean_auroc"):
         assert np.isfinite(strong[stem])
     assert np.isnan(board.set_index("encoder").loc["pixels", "age_mae_gain"])
+    assert strong["age_mae_standing"] == "best"
 
 
 def test_gain_is_the_difference_and_points_to_the_better(probed, tmp_path):
@@ -51,40 +50,40 @@ def test_gain_is_the_difference_and_points_to_the_better(probed, tmp_path):
     assert board.loc["strong", "age_mae_gain_low"] > 0
 
 
-def test_paired_interval_by_a_naive_loop():
-    random = np.random.default_rng(0)
-    patient = np.repeat(np.arange(40), 2)
-    truth = (patient % 2).astype(float)
-    common = random.normal(size=80)  # errors that both share cancel in a paired comparison
-    a, b = truth + common + 0.3 * random.normal(size=80), 0.8 * truth + common + 0.3 * random.normal(size=80)
-    frames = [
-        pd.DataFrame({"row": np.arange(80), "patient": patient, "fold": 0, "task": "x", "truth": truth, "score": s})
-        for s in (a, b)
-    ]
-    found = paired.gain(frames[0], frames[1].sample(frac=1, random_state=0), "binary", "auroc")
-    replicates = []
-    for _ in range(2000):
-        rows = np.concatenate([np.flatnonzero(patient == p) for p in random.integers(0, 40, 40)])
-        replicates.append(auroc(truth[rows], a[rows]) - auroc(truth[rows], b[rows]))
-    assert found.value == pytest.approx(auroc(truth, a) - auroc(truth, b))
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(replicates, [0.025, 0.975])), abs=0.02)
-    shorter = paired.gain(frames[0], frames[1][:70], "binary", "auroc")
-    assert "did not score the same rows" in shorter.note
-
-
 def test_pages_say_what_may_not_be_concluded(probed, tmp_path):
     leaderboard.run([probed / "strong", probed / "pixels"], tmp_path)
     html, text = (tmp_path / "leaderboard.html").read_text(), (tmp_path / "leaderboard.md").read_text()
     for page in (html, text):
         assert "no order of merit" in page
+        assert "corrected over all pairs of the column (Holm 1979)" in page
+        assert "No correction was made" not in page
         assert "made by a test" in page  # the dataset's caution
         assert "better" in page
-        assert re.search(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", page)
+        assert re.search(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", re.sub("<[^>]*>", "", page))
         assert json.loads((probed / "pixels" / "probe.json").read_text())["run"]["data_digest"] in page
         assert "p001" not in page
     assert not re.search(r'(src|href)="(https?:)?//', html)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_a_page_names_the_best_only_where_it_is_established(probed, tmp_path):
+    board = leaderboard.run([probed / "strong", probed / "pixels", probed / "twin"], tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    compared = pd.read_csv(tmp_path / "comparisons.csv")
+    for stem in ("sex_balanced_accuracy", "age_mae", "pneumonia_auroc", "findings_mean_auroc"):
+        pairs = compared[compared["column"] == stem]
+        assert len(pairs) == 3
+        assert (pairs["p_holm"] >= pairs["p"]).all()
+        lost = pairs[(pairs["b"] == "strong probe") | (pairs["a"] == "strong probe")]
+        standing = dict(zip(board["encoder"], board[f"{stem}_standing"], strict=True))
+        assert (standing["strong"] == "best") == (lost["p_holm"] < 0.05).all()
+        assert (standing["strong"] == "best") != ("tied" in standing.values())
+    scores = text.split("### What each column establishes")[0]
+    assert scores.count(" best |") == sum((board[name] == "best").sum() for name in board if name.endswith("_standing"))
+    assert scores.count("**") == 2 * scores.count(" best |")
+    assert "strong is best: better than each of the 2 others" in text
+    assert "no order can be established between" in text
 
 
 def test_without_the_floor_there_is_no_leaderboard(probed, tmp_path):
@@ -109,7 +108,7 @@ def test_only_like_is_compared_with_like(probed, tmp_path, tiny_dataset):
     said = json.loads((tmp_path / "elsewhere" / "probe.json").read_text())
     said["run"]["data_digest"] = "f" * 64
     (tmp_path / "elsewhere" / "probe.json").write_text(json.dumps(said))
-    with pytest.raises(UsageError, match="differ in their dataset"):
+    with pytest.raises(UsageError, match="no `pixels` among the probes of XR in folder ffffffff"):
         leaderboard.run([probed / "pixels", tmp_path / "elsewhere"], tmp_path / "out")
 
 

@@ -1,187 +1,222 @@
 """How the leaderboard is shown: tables for Markdown and for a page, and the words that keep a reader from over-reading.
 
-The order of lines is the alphabet's after the floor. No order of merit is claimed.
+For each modality and cohort there are three: the scores, what each column establishes, and what is gained over the
+floor. The order of lines is the alphabet's after the floor; no order of merit is claimed by it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import pandas as pd
-
-from hilum.judgement.probing.tasks import ATTRIBUTES, COMPETITION_MEAN, FINDINGS_MEAN
-from hilum.judgement.stats import Interval
-from hilum.page import Html, page, table, tag, write_page
+from hilum.judgement.leaderboard import tables, words
+from hilum.judgement.leaderboard.answers import Source
+from hilum.judgement.leaderboard.columns import Column, Row
+from hilum.judgement.leaderboard.tables import Table
+from hilum.page import Html, page, table, tag, text, write_page
 
 MARKDOWN: Final = "leaderboard.md"
 PAGE: Final = "leaderboard.html"
 TITLE: Final = "Leaderboard"
-METRIC_NAMES: Final = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "mae": "MAE"}
-TITLES: Final = {FINDINGS_MEAN: "findings (mean)", COMPETITION_MEAN: "CheXpert's five (mean)"}
-MACHINES: Final = {
-    "linear": "a support vector machine with linear kernel",
-    "rbf": "a support vector machine with RBF kernel",
-    "logistic": "a logistic regression",
-    "knn": "the nearest neighbours",
-    "mlp": "a multilayer perceptron",
-}
-MODALITY_NAMES: Final = {"XR": "X-ray (XR)", "MR": "MRI (MR)"}
-WORDS: Final = (
-    "Each score is on patients held out from the probe, with a 95% interval from resampling patients. "
-    "`pixels` (principal components of the image) is the floor that an encoder must beat.",
-    "Chance is what is reached without looking at the image; for age, by always answering the mean age of training. "
-    "Positive counts the images with the finding; for sex, those of women.",
-    "The lines stand in no order of merit. Overlapping intervals do not show that two encoders are equal, and "
-    "intervals side by side do not show which is better; a paired comparison on the same patients does. The last "
-    "column makes it with the floor: how much better than `pixels` (above 0) or worse, and if the interval excludes 0. "
-    "No correction was made for asking many tasks: of encoders that gain nothing, about one comparison in twenty "
-    "excludes 0 by chance.",
-    "A high score for sex, age or site says that the embedding carries it, which a fairness audit must know; it is no "
-    "merit of its own.",
+ESTABLISHED: Final = ("question", "what is established", "images", "positive", "patients")
+NUMERIC: Final = ESTABLISHED[2:]
+# Wide tables: the bounds go under the score where there is no room beside it, and the encoder stays in sight.
+STYLE: Final = Html(
+    "<style>.board table{width:auto;min-width:60%} .board td,.board th{padding-right:1rem}"
+    ".board .whole{white-space:nowrap} .board .soft{color:var(--soft);font-weight:400;font-size:.92em}"
+    ".board .claim{min-width:14rem} .board td:first-child,.board th:first-child{position:sticky;left:0;"
+    "background:var(--ground)}</style>"
 )
-Read = Sequence[tuple[dict[str, Any], pd.DataFrame]]
-Gains = Mapping[tuple[str, str], Mapping[str, Interval]]
-HEADER: Final = (
-    "task", "metric", "encoder", "score [95% interval]", "chance", "images", "positive", "patients", "gain over pixels",
-)  # fmt: skip
-NUMERIC: Final = ("chance", "images", "positive", "patients")
 
 
-def write(read: Read, gains: Gains, tasks: Sequence[str], out: Path) -> None:
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell.
+
+    Attributes:
+        plain: As Markdown has it.
+        html: As the page has it.
+    """
+
+    plain: str
+    html: Html
+
+
+Grid = tuple[list[Cell], list[list[Cell]]]  # header and lines
+
+
+def write(
+    gathered: Sequence[Table],
+    probes: Sequence[Source],
+    tuned: Sequence[Source],
+    label: str,
+    refused: Sequence[str],
+    out: Path,
+) -> None:
     """Write `leaderboard.md` and `leaderboard.html`.
 
     Args:
-        read: Facts and headline scores of each probe, in the order of the lines.
-        gains: By modality and encoder, then by task.
-        tasks: In the order of the tables.
+        gathered: In the order in which they are shown.
+        probes: Where their scores come from.
+        tuned: Likewise.
+        label: What the encoders are to answer for.
+        refused: Why a fine-tuning was not made, each said once.
         out: An existing folder.
     """
-    modalities = list(dict.fromkeys(str(facts["modality"]) for facts, _ in read))
-    tables = {
-        modality: _lines([one for one in read if one[0]["modality"] == modality], gains, tasks)
-        for modality in modalities
-    }
-    facts = read[0][0]
-    protocol = _protocol(facts)
-    text = [f"# {TITLE}", "", f"{WORDS[0]} {protocol}", ""]
-    if facts["caution"]:
-        text += [f"> {facts['caution']}", ""]
-    sections: list[object] = [protocol]
-    for modality, lines in tables.items():
-        name = MODALITY_NAMES.get(modality, modality)
-        text += [f"## {name}", "", _markdown(HEADER, lines), ""]
-        sections += [tag("h2", name), table(HEADER, [_marked(line) for line in lines], NUMERIC)]
-    text += [*(f"{words}\n" for words in WORDS[1:]), _run_line(facts["run"]), ""]
+    facts = probes[0].facts
+    ways = list(dict.fromkeys(way for each in gathered for _, way in each.rows))
+    fusions = sorted({answer.fusion for source in tuned for answer in source.answers if answer.fusion})
+    said = words.protocol(facts, label if tuned else "", [one for one in fusions if one != "stacking"], ways)
+    said += [f"Not fine-tuned for {why}." for why in refused]
+    caution = _cautions([*probes, *tuned])
+    run = _identity(probes, tuned)
+    markdown = [f"# {TITLE}", "", words.LEAD, "", *(f"{one}\n" for one in said)]
+    markdown += [f"> {caution}", ""] if caution else []
+    sections: list[object] = [STYLE, *said]
+    for modality, group in groupby(gathered, key=lambda each: each.modality):
+        of_modality = list(group)
+        name = words.MODALITIES.get(modality, modality)
+        several = len(of_modality) > 1
+        shared = tables.across(of_modality, label)
+        if shared is not None:
+            _section(
+                f"{name}: {words.title(label)} in each cohort", _scores(shared, shared.columns), markdown, sections
+            )
+        for each in of_modality:
+            scored = [column for column in each.columns if column.scored]
+            _section(f"{name}: {each.cohort}" if several else name, _scores(each, scored), markdown, sections)
+            _section("What each column establishes", _claims(each), markdown, sections, level=3)
+            if (gains := _gains(each))[1]:
+                _section("Gain over pixels", gains, markdown, sections, level=3)
+            for line in _unscored(each):
+                markdown += [line, ""]
+                sections.append(line)
+    markdown += ["## How to read this", "", *(f"{one}\n" for one in words.READING)]
+    markdown += [", ".join(f"{name.replace('_', ' ')} `{value}`" for name, value in run.items()), ""]
+    sections += [tag("h2", "How to read this"), *(one.replace("`", "") for one in words.READING)]
     partial = out / f"{MARKDOWN}.partial"
-    partial.write_text("\n".join(text), encoding="utf-8")
+    partial.write_text("\n".join(markdown), encoding="utf-8")
     partial.replace(out / MARKDOWN)
-    sections += [tag("h2", "How to read this"), *(words.replace("`", "") for words in WORDS[1:])]
-    write_page(out / PAGE, page(TITLE, WORDS[0].replace("`", ""), sections, facts["run"], facts["caution"]))
+    write_page(out / PAGE, page(TITLE, words.LEAD.replace("`", ""), sections, run, caution))
 
 
-def shown(value: float, low: float, high: float, digits: int) -> str:
-    """`0.766 [0.632, 0.840]`; without bounds where there are none."""
-    if pd.isna(low) or pd.isna(high):
-        return f"{value:.{digits}f} (no interval)"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _section(name: str, grid: Grid, markdown: list[str], sections: list[object], level: int = 2) -> None:
+    header, lines = grid
+    markdown += [f"{'#' * level} {name}", "", _markdown(header, lines), ""]
+    shown = table([cell.html for cell in header], [[cell.html for cell in line] for line in lines], NUMERIC)
+    sections += [tag(f"h{level}", name), tag("div", shown, "board")]
 
 
-def _lines(read: Read, gains: Gains, tasks: Sequence[str]) -> list[tuple[str, ...]]:
-    """One line per task and encoder; a task that nobody could be asked is one line for all, or none."""
-    lines: list[tuple[str, ...]] = []
-    for task in tasks:
-        asked = [(facts, scores.loc[task]) for facts, scores in read if task in scores.index]
-        if asked and all(pd.isna(score["value"]) for _, score in asked):
-            _, score = asked[0]
-            if score["n"] == 0:
-                continue  # a label that no image of this modality has: in scores.csv, and no news here
-            note = str(score["note"])
-            lines.append(
-                (
-                    _title(task),
-                    _metric(score),
-                    "all",
-                    note,
-                    "",
-                    _count(score["n"]),
-                    _count(score["n_positive"]),
-                    _count(score["n_patients"]),
-                    "",
-                )
-            )
-            continue
-        for facts, score in asked:
-            digits = 2 if score["metric"] == "mae" else 3
-            value = (
-                str(score["note"])
-                if pd.isna(score["value"])
-                else shown(score["value"], score["low"], score["high"], digits)
-            )
-            chance = "" if pd.isna(score["chance"]) else f"{score['chance']:.{digits - 1}f}"
-            gain = gains.get((str(facts["modality"]), str(facts["encoder"])), {}).get(task)
-            lines.append(
-                (
-                    _title(task), _metric(score), str(facts["encoder"]), value, chance, _count(score["n"]),
-                    _count(score["n_positive"]), _count(score["n_patients"]), _verdict(gain, digits),
-                )
-            )  # fmt: skip
-    return lines
+def _scores(each: Table, shown: Sequence[Column]) -> Grid:
+    """One line per encoder and way, and below them what is to be known of each column."""
+    lines = [[*_name(row), *(_score(column, row) for column in shown)] for row in each.rows]
+    below: list[tuple[str, Callable[[Column], str]]] = [("chance", words.chance), ("least difference", words.least)]
+    lines += [
+        [Cell(f"*{name}*", tag("span", name, "soft")), _plain(""), *(_soft(of(column)) for column in shown)]
+        for name, of in below
+    ]
+    return _header(shown), lines
 
 
-def _verdict(gain: Interval | None, digits: int) -> str:
-    if gain is None:
-        return ""
-    if not gain.bounded:
-        return gain.note
-    word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
-    return f"{gain.value:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}], {word}"
+def _header(shown: Sequence[Column]) -> list[Cell]:
+    names = [
+        Cell(
+            f"{words.heading(column)}, {words.metric(column)}",
+            Html(f"{text(words.heading(column))}<br>{tag('span', words.metric(column), 'soft')}"),
+        )
+        for column in shown
+    ]
+    return [_plain("encoder"), _plain("way"), *names]
 
 
-def _marked(line: tuple[str, ...]) -> list[object]:
-    """A line for the page, what was found against the floor coloured as well as worded."""
-    css = {"better": "good", "worse": "bad"}.get(line[-1].rpartition(", ")[2], "")
-    cells: list[object] = list(line)
-    if css:
-        cells[-1] = Html(tag("span", line[-1], css))
-    if "insufficient data" in line[3]:
-        cells[3] = Html(tag("span", line[3], "doubt"))
-    return cells
+def _name(row: Row) -> tuple[Cell, Cell]:
+    encoder, way = row
+    return _plain(encoder or "none"), Cell(way, tag("span", way, "whole"))
 
 
-def _title(task: str) -> str:
-    if task in TITLES:
-        return TITLES[task]
-    return task if task in ATTRIBUTES else task.replace("_", " ")
+def _score(column: Column, row: Row) -> Cell:
+    if row not in column.answers:
+        return _soft(words.DASH)
+    score, standing, places = column.answers[row].score, column.standing(row), words.digits(column)
+    if standing == "not scored":
+        return Cell(score.note, tag("span", score.note, "doubt"))
+    value, bounds = f"{score.value:.{places}f}", words.bounds(score, places)
+    word = standing if standing in ("best", "tied") else ""
+    plain = f"**{value} {bounds}** {word}" if standing == "best" else f"{value} {bounds} {word}".strip()
+    css = "good" if standing == "best" else "whole"
+    html = f"{tag('span', value, css)} {tag('span', bounds, 'soft whole')}"
+    return Cell(plain, Html(f"{html} {tag('span', word, 'good' if word == 'best' else 'soft')}" if word else html))
 
 
-def _metric(score: "pd.Series[Any]") -> str:
-    name, task = METRIC_NAMES.get(str(score["metric"]), str(score["metric"])), str(score.name)
-    if score["metric"] != "mae":
-        return name
-    return f"{name}, years" if task == "age" else f"{name}, {task.rpartition('_')[2]}"  # as in weight_kg
+def _claims(each: Table) -> Grid:
+    """One line per column that was scored."""
+    lines = []
+    for column in each.columns:
+        if column.scored:
+            asked, claim = f"{words.heading(column)}, {words.metric(column)}", words.established(each, column)
+            lines.append([_plain(asked), Cell(claim, tag("div", claim, "claim")), *map(_plain, words.counts(column))])
+    return [_plain(name) for name in ESTABLISHED], lines
 
 
-def _count(value: float) -> str:
-    return "" if pd.isna(value) else f"{int(value):,}"
+def _gains(each: Table) -> Grid:
+    """One line per row that was compared with `pixels` somewhere."""
+    compared = [column for column in each.columns if any(tables.over_the_floor(column, row) for row in each.rows)]
+    lines = [
+        [*_name(row), *(_gain(column, row) for column in compared)]
+        for row in each.rows
+        if any(tables.over_the_floor(column, row) for column in compared)
+    ]
+    return _header(compared), lines
 
 
-def _protocol(facts: Mapping[str, Any]) -> str:
-    machine = MACHINES[str(facts["headline_kernel"])]
-    way = (
-        f"over {facts['folds']} patient-disjoint folds of all images"
-        if facts["folds"]
-        else "fitted on the train split and scored on the test split"
-    )
-    return (
-        f"Probe: {machine}, named beforehand, its settings chosen inside the training patients, {way}. Scores of the "
-        "other machines are in scores.csv."
-    )
+def _gain(column: Column, row: Row) -> Cell:
+    over = tables.over_the_floor(column, row)
+    if over is None:
+        return _soft(words.DASH)
+    gain, places = over.seen_from(row), words.digits(column)
+    value, bounds, word = f"{gain.value:+.{places}f}", words.bounds(gain, places, "+"), words.verdict(row, over)
+    css = {"better": "good", "worse": "bad"}.get(word, "soft")
+    html = f"{tag('span', value, 'whole')} {tag('span', bounds, 'soft whole')} {tag('span', word, css)}"
+    return Cell(f"{value} {bounds}, {word}", Html(html))
 
 
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---:" if name in NUMERIC else "---" for name in header]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+def _unscored(each: Table) -> list[str]:
+    """Columns without a score, with the reason; a label that no image of this modality has is no news here."""
+    found = []
+    for column in each.columns:
+        answer = next(iter(column.answers.values()))
+        if not column.scored and answer.score.n > 0:
+            images, positive, patients = words.counts(column)
+            known = f"{images} images{f', {positive} of them positive,' if positive else ''} of {patients} patients"
+            found.append(f"{words.heading(column)} ({words.metric(column)}): {answer.score.note} ({known}).")
+    return found
 
 
-def _run_line(run: Mapping[str, str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} `{value}`" for name, value in run.items())
+def _plain(shown: str) -> Cell:
+    return Cell(shown, text(shown))
+
+
+def _soft(shown: str) -> Cell:
+    return Cell(shown, tag("span", shown, "soft whole"))
+
+
+def _markdown(header: Sequence[Cell], lines: Sequence[Sequence[Cell]]) -> str:
+    rule = ["---:" if cell.plain in NUMERIC else "---" for cell in header]
+    plain = [[cell.plain for cell in line] for line in (header, *lines)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (plain[0], rule, *plain[1:]))
+
+
+def _cautions(sources: Sequence[Source]) -> str:
+    """What a reader must know of each cohort, each said once."""
+    return " ".join(dict.fromkeys(str(source.facts["caution"]) for source in sources if source.facts["caution"]))
+
+
+def _identity(probes: Sequence[Source], tuned: Sequence[Source]) -> dict[str, str]:
+    """The runs' identity: one where there is one, all of them where there are several."""
+    run = {
+        name: ", ".join(dict.fromkeys(str(source.facts["run"][name]) for source in probes))
+        for name in ("code_revision", "data_digest", "recipe_digest")
+    }
+    recipes = dict.fromkeys(str(source.facts["run"]["recipe_digest"]) for source in tuned)
+    return run | ({"fine_tuning_recipe_digest": ", ".join(recipes)} if recipes else {})
