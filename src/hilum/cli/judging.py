@@ -37,6 +37,25 @@ def audit(dataset: Path, vectors: Path, probed: Path, out: Path, recipe: Path | 
     click.echo(f"wrote {out / 'audit.html'} and {out / 'fairness.html'}")
 
 
+@verb("hilum drift data/nih224-v1 data/nih224-v2 --vectors vectors/v1 vectors/v2 --out drift")
+@click.argument("reference", type=EXISTING)
+@click.argument("current", type=EXISTING)
+@click.option(
+    "--vectors", type=EXISTING, nargs=2, metavar="A B", help="What `hilum embed` wrote of each, by one encoder."
+)
+@click.option("--out", type=FOLDER, required=True, help="Folder for drift.html and drift.json.")
+@recipe_option
+def drift(reference: Path, current: Path, vectors: tuple[Path, Path] | None, out: Path, recipe: Path | None) -> None:
+    """Report how one dataset differs from another, such as a revision from the one before."""
+    from hilum.judgement.report import revisions
+
+    found = revisions.run(reference, current, recipe_of(recipe).audit, out, vectors)
+    changed = [name for name, column in found["columns"].items() if column["drifted"]]
+    click.echo(f"columns that differ: {', '.join(changed) or 'none'}")
+    click.echo(f"embeddings: {found['embedding']['verdict']}")
+    click.echo(f"wrote {out / 'drift.html'}")
+
+
 @verb("hilum mitigate data/nih224 --vectors vectors/moco --out mitigations/moco --recipe fair.yaml")
 @click.argument("dataset", type=EXISTING)
 @click.option("--vectors", type=EXISTING, required=True, help="What `hilum embed` wrote.")

@@ -16,6 +16,7 @@ from hilum.judgement.fairness.gaps import GAPS
 from hilum.judgement.probing import head
 from hilum.judgement.report import audit as report
 from hilum.judgement.report import drift
+from hilum.judgement.report.sides import Sides
 from hilum.recipe import Audit
 
 RECIPE = Audit(bootstrap=100, min_group=3, groups=("sex", "age_band", "site"))
@@ -82,6 +83,19 @@ def test_pages_can_be_traced_warn_and_name_nobody(large):
         assert "secret" not in path.read_text(), path.name
         assert str(dataset) not in path.read_text(), path.name
     assert facts["run"]["data_digest"] == Dataset.open(dataset).facts.digest
+
+
+def test_the_page_asks_nothing_of_the_network_and_shows_every_part(large, visit):
+    out, facts = large[2:]
+    asked, wrong, shown = visit(out / "audit.html", "Quality by sex")
+    assert asked == [(out / "audit.html").as_uri()]
+    assert wrong == []
+    for said in ("Drift: test split against train split", "Quality on the test split", "Gaps by site"):
+        assert said in shown
+    assert {one["status"] for one in facts["gap_tests"]} <= {"success", "fail", "warning", "skipped"}
+    csv = pd.read_csv(out / "fairness.csv").query("attribute == 'sex' and metric == 'tpr' and kind == 'group'")
+    for row in csv.itertuples():
+        assert f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" in shown
 
 
 def test_pages_load_nothing_from_elsewhere(large):
@@ -155,12 +169,15 @@ def test_drift_facts_are_those_that_evidently_shows(large):
     dataset, _, out, facts = large
     rows = Dataset.open(dataset).manifest
     rows = rows[rows["split"] != "val"].reset_index(drop=True)
-    is_test = (rows["split"] == "test").to_numpy()
-    compared = drift.columns(rows, ["o2_saturation_pct"], "pneumonia")
+    sides = Sides.parted((rows["split"] == "test").to_numpy(), rows["patient_id"])
+    compared = drift.columns(rows, ["o2_saturation_pct"], ["pneumonia"])
     page = (out / "audit.html").read_text()
     assert set(facts["drift"]["columns"]) == set(compared)
+    assert facts["drift"]["embedding"]["verdict"] == "not told apart"
+    assert facts["drift"]["embedding"]["n_patients"] == [180, 60]
+    assert "The embeddings of the two sets are not told apart (reference: 360 images of 180 patients" in page
     for name, column in facts["drift"]["columns"].items():
-        measured = drift.distance(compared.loc[~is_test, name], compared.loc[is_test, name])
+        measured = drift.distance(compared[name], sides)
         assert column["distance"] == pytest.approx(measured)
         assert f'"{round(measured, 6)}"' in page or str(round(measured, 6)) in page, name  # Evidently's own figure
         assert column["drifted"] is (measured >= column["limit"])
@@ -208,6 +225,7 @@ def test_a_modality_without_the_label_says_so_and_gives_the_sizes(tmp_path):
     assert "no decision is made" in page
     assert "MRI" in page
     assert '<td>sex</td><td>F</td><td class="number">12</td>' in page
+    assert facts["gap_tests"] == []
     assert "There is no part on quality" in (out / "audit.html").read_text()
     assert "Quality on the test split" not in (out / "audit.html").read_text()
     assert len(pd.read_csv(out / "fairness.csv")) == 0

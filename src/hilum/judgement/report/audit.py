@@ -1,7 +1,7 @@
 """The audit of one encoder's answers: drift between the splits, quality on the test split, and fairness by group.
 
-The only file that imports Evidently. Its `GroupBy` gives every group the value of the whole set for classification
-metrics, and its `EmbeddingsDrift` draws a t-SNE on each call, so neither is used: see hilum.judgement.fairness.
+Evidently's `GroupBy` gives every group the value of the whole set for classification metrics, and its
+`EmbeddingsDrift` draws a t-SNE on each call, so neither is used: see `group_metrics` and `embedding_drift`.
 
 audit.html     Evidently's report, self-contained, with the run's identity and the dataset's caution
 fairness.csv   quality by group, and the gaps between groups
@@ -10,15 +10,12 @@ fairness_groups, fairness_gaps    forest plots, each .png and .svg, where there 
 audit.json     all of it for programs
 """
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hilum.data import parquet
 from hilum.data.store import Dataset, read_json, write_json
@@ -30,45 +27,16 @@ from hilum.judgement.fairness import groups, regressions
 from hilum.judgement.fairness import pages as fairness_page
 from hilum.judgement.fairness import tables as fairness
 from hilum.judgement.probing import head, probes
-from hilum.judgement.report import drift
-from hilum.page import table as html_table
-from hilum.page import tag, text, write_page
-from hilum.progress import bar
+from hilum.judgement.report import drift, embedding_drift, evidently_page, group_part, parts
+from hilum.judgement.report.evidently_page import Part
+from hilum.judgement.report.sides import Sides
+from hilum.page import write_page
 from hilum.recipe import Audit, digest
-
-with warnings.catch_warnings():
-    # Evidently's own imports use names that numpy and litestar deprecate: nothing that a reader could act on.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from evidently import BinaryClassification, DataDefinition, Report
-    from evidently import Dataset as EvidentlyDataset
-    from evidently.core.metric_types import render_widgets
-    from evidently.legacy.renderers.html_widgets import group_widget
-    from evidently.presets import ClassificationPreset, DataDriftPreset
 
 PAGE: Final = "audit.html"
 TABLE: Final = "fairness.csv"
 FAIRNESS_PAGE: Final = "fairness.html"
 FACTS: Final = "audit.json"
-
-_BANNER_STYLE: Final = (
-    "<style>.hilum{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1.2rem 1rem;color:#1b2430;"
-    "background:#fff;overflow-wrap:anywhere}.hilum h1{font-size:1.6rem;margin:0 0 .4rem}.hilum p{margin:.4rem 0}"
-    ".hilum .caution{border-left:3px solid #8a5a00;background:#f4f6f9;padding:.5rem .9rem}"
-    ".hilum table{border-collapse:collapse;font-size:.92rem}"
-    ".hilum th,.hilum td{text-align:left;padding:.2rem 1.2rem .2rem 0;border-bottom:1px solid #d9dfe7}"
-    ".hilum .number{text-align:right}"
-    ".hilum.foot{font-size:.85rem;color:#5b6778}</style>"
-)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One part of Evidently's report: its widgets, what to say of it in words, its facts, and a table (HTML)."""
-
-    widgets: list[Any]
-    said: str
-    facts: dict[str, Any]
-    shown: str = ""
 
 
 def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Path) -> None:
@@ -123,7 +91,10 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
         read = {name: fairness.Judged(one.groups, corrected[name]) for name, one in read.items()}
         drawn = fairness_page.pictures(judged, gaps, recipe.label)
         page = fairness_page.judged_page(subject, judged, gaps, answering.threshold, recipe.min_group, drawn, read)
-        quality = _quality(truth, probability, answering.threshold, recipe.label)
+        quality = parts.quality(truth, probability, answering.threshold, recipe.label)
+        by_group = group_part.by_group(
+            truth, probability, answering.threshold, member, test["patient_id"], fairness.Judged(judged, gaps), recipe
+        )
     else:
         judged = pd.DataFrame(columns=list(fairness.GROUP_COLUMNS))
         gaps = pd.DataFrame(columns=list(fairness.GAP_COLUMNS))
@@ -131,9 +102,13 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
         read = {name: fairness.Judged(one.groups, corrected[name]) for name, one in read.items()}
         drawn = {}
         page = fairness_page.sizes_page(subject, groups.sizes(member, test["patient_id"]), str(said["why"]), read)
-        quality = _Part([], f"There is no part on quality: {said['why']}.", {})
-    drifted = _drift(table, opened, recipe)
-    write_page(out / PAGE, _evidently_page(subject, [drifted, quality]))
+        quality = Part("", f"There is no part on quality: {said['why']}.", {})
+        by_group = Part("", "There is no part on groups either; their sizes are in fairness.html.", {"tests": []})
+    drifted, moved = _drift(table, embedded, opened, recipe)
+    title = f"Drift and quality: {subject.label.replace('_', ' ')}, {subject.encoder}, {subject.spoken_modality}"
+    write_page(
+        out / PAGE, evidently_page.page(title, subject.caution, [drifted, moved, quality, by_group], subject.foot)
+    )
     write_page(out / FAIRNESS_PAGE, page)
     _write_table(out / TABLE, recipe.label, judged, gaps, read)
     for name in fairness_page.PICTURES:
@@ -152,8 +127,9 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
             name: {"groups": _records(one.groups), "gaps": _records(one.gaps)} for name, one in read.items()
         },
         "mitigation": said.get("mitigation"),
-        "drift": drifted.facts,
+        "drift": {**drifted.facts, "embedding": moved.facts},
         "quality": quality.facts,
+        "gap_tests": by_group.facts["tests"],
         "run": identity,
     }
     write_json(out / FACTS, facts if said["answered"] else {**facts, "why": said["why"]})
@@ -185,111 +161,16 @@ def _regressions(
     return found
 
 
-def _drift(table: pd.DataFrame, dataset: Dataset, recipe: Audit) -> _Part:
-    """Test split (current) against train split (reference), without any column that names an image or a patient."""
-    rows = table[table["split"].isin(["train", "test"])].reset_index(drop=True)
-    is_test = (rows["split"] == "test").to_numpy()
-    label = recipe.label if recipe.label in dataset.facts.labels else None
-    compared = drift.columns(rows, dataset.facts.covariates, label)
-    kept, left = drift.comparable(compared, is_test)
-    omitted = f" Left out: {'; '.join(f'{name} ({why})' for name, why in left.items())}." if left else ""
-    skipped = {name: {"distance": None, "limit": None, "drifted": None, "note": why} for name, why in left.items()}
-    if not kept:
-        return _Part([], f"Drift could not be measured.{omitted}", {"share": None, "drifted": None, "columns": skipped})
-    compared = _harmless(compared[kept])
-    limits = drift.limits(compared, is_test, rows["patient_id"], recipe.drift_distance, recipe.seed)
-    numbers = [name for name in kept if pd.api.types.is_numeric_dtype(compared[name])]
-    definition = DataDefinition(
-        numerical_columns=numbers, categorical_columns=[name for name in kept if name not in numbers]
-    )
-    preset = DataDriftPreset(
-        columns=kept,
-        drift_share=recipe.drift_share,
-        num_method="wasserstein",
-        cat_method="jensenshannon",
-        per_column_threshold=limits,
-    )
-    with bar("Evidently: drift", total=1, unit="report") as shown:
-        snapshot = Report([preset]).run(
-            EvidentlyDataset.from_pandas(compared[is_test], definition),
-            EvidentlyDataset.from_pandas(compared[~is_test], definition),
-        )
-        shown.update()
-    columns = {}
-    for name in kept:
-        measured = drift.distance(compared.loc[~is_test, name], compared.loc[is_test, name])
-        columns[name] = {"distance": measured, "limit": limits[name], "drifted": bool(measured >= limits[name])}
-    changed = [name for name, column in columns.items() if column["drifted"]]
-    share = len(changed) / len(kept)
-    verdict = f"{len(changed)} of {len(kept)} columns differ{': ' + ', '.join(changed) if changed else ''}"
-    said = (
-        f"Drift of the test split (current, {int(is_test.sum()):,} images) from the train split (reference, "
-        f"{int((~is_test).sum()):,} images): {verdict}. A column differs where its distance is at least "
-        f"{recipe.drift_distance:g} and at least what 95 of 100 random exchanges of patients between the splits stay "
-        f"below; the dataset counts as drifted from a share of {recipe.drift_share:.0%}.{omitted}"
-    )
-    facts = {"share": share, "drifted": share >= recipe.drift_share, "columns": columns | skipped}
-    rows = [
-        (name, f"{found['distance']:.3f}", f"{found['limit']:.3f}", "yes" if found["drifted"] else "no")
-        for name, found in columns.items()
-    ]
-    shown_table = html_table(["column", "distance", "limit", "differs"], rows, numeric=["distance", "limit"])
-    # `_widgets` is the only way to set two of Evidently's reports on one page.
-    return _Part(list(snapshot._widgets), said, facts, shown_table)
-
-
-def _quality(truth: NDArray[np.float64], probability: NDArray[np.float64], threshold: float, label: str) -> _Part:
-    """Quality of the head's decisions on the test split; left out, in words, where it has one class only."""
-    known = ~np.isnan(truth)
-    n_positive = int((truth[known] == 1).sum())
-    counts = f"{int(known.sum()):,} test images with a known label, {n_positive:,} of them with {label}"
-    facts = {"n": int(known.sum()), "n_positive": n_positive}
-    if n_positive in (0, int(known.sum())):
-        why = f"There is no part on quality: of {counts}, so one class is missing."
-        return _Part([], why, facts)
-    frame = pd.DataFrame({"probability": probability[known]})
-    frame["label"] = np.where(truth[known] == 1, "present", "absent")
-    task = BinaryClassification(target="label", prediction_probas="probability", pos_label="present")
-    definition = DataDefinition(numerical_columns=["probability"], categorical_columns=["label"], classification=[task])
-    with bar("Evidently: quality", total=1, unit="report") as shown:
-        # No reference: on the train split the head would be marked on what it learnt from.
-        snapshot = Report([ClassificationPreset(probas_threshold=threshold)]).run(
-            EvidentlyDataset.from_pandas(frame, definition)
-        )
-        shown.update()
-    said = (
-        f"Quality on {counts}, at the threshold {threshold:.3g} that was locked before. The figures of this part have "
-        "no intervals; those with intervals are in fairness.html and on the leaderboard."
-    )
-    return _Part(list(snapshot._widgets), said, facts)
-
-
-def _harmless(table: pd.DataFrame) -> pd.DataFrame:
-    """Levels without `<`: Evidently writes values into a script element without escaping them."""
-    shown = table.copy()
-    for name in shown.columns:
-        if not pd.api.types.is_numeric_dtype(shown[name]):
-            shown[name] = shown[name].str.replace("<", "(", regex=False)
-    return shown
-
-
-def _evidently_page(subject: fairness_page.Subject, parts: Sequence[_Part]) -> str:
-    """Evidently's page under a heading that says what it is, and over a foot that says which run made it."""
-    title = f"Drift and quality: {subject.label.replace('_', ' ')}, {subject.encoder}, {subject.spoken_modality}"
-    names = ("Drift: test split against train split", "Quality on the test split")
-    widgets = [
-        group_widget(title=name, widgets=part.widgets) for name, part in zip(names, parts, strict=True) if part.widgets
-    ]
-    html = str(render_widgets(widgets))
-    head_end, body, foot = html.index("</head>"), html.index("<body>") + len("<body>"), html.rindex("</body>")
-    warned = tag("div", subject.caution, "caution") if subject.caution else ""
-    spoken = "".join(f"{tag('p', part.said)}{part.shown}" for part in parts)
-    banner = f"{_BANNER_STYLE}<div class='hilum'>{tag('h1', title)}{warned}{spoken}</div>"
-    identity = " &middot; ".join(f"{text(k.replace('_', ' '))} <code>{text(v)}</code>" for k, v in subject.foot.items())
-    return (
-        f"{html[:head_end]}<title>{text(title)} - hilum</title>{html[head_end:body]}{banner}{html[body:foot]}"
-        f"<div class='hilum foot'>{identity}</div>{html[foot:]}"
-    )
+def _drift(table: pd.DataFrame, embedded: Vectors, dataset: Dataset, recipe: Audit) -> tuple[Part, Part]:
+    """Test split (current) against train split (reference): columns that name no image or patient, and embeddings."""
+    chosen = np.flatnonzero(table["split"].isin(["train", "test"]))
+    rows = table.iloc[chosen].reset_index(drop=True)
+    sides = Sides.parted((rows["split"] == "test").to_numpy(), rows["patient_id"])
+    labels = [recipe.label] if recipe.label in dataset.facts.labels else []
+    title, said = "Drift: test split against train split", "Drift of the test split from the train split"
+    columns = parts.columns(drift.columns(rows, dataset.facts.covariates, labels), sides, recipe, title, said)
+    found = embedding_drift.compare(lambda drawn: embedded.z_ND[chosen[drawn]], sides, recipe.bootstrap, recipe.seed)
+    return columns, Part("", found.words, found.facts)
 
 
 def _write_table(
