@@ -1,4 +1,4 @@
-"""What an embedding knows: SVM probes, the pneumonia head, a map."""
+"""What an embedding knows: SVM probes, the pneumonia head, a map, the page to walk through it."""
 
 from kfp import dsl
 
@@ -14,18 +14,25 @@ def probe(
     scores: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     roc: dsl.Output[dsl.ClassificationMetrics],
+    explorer: dsl.Output[dsl.HTML],
+    uncertain: dsl.Output[dsl.HTML],
 ):
     """Score one embedding on every task that has enough cases."""
+    import shutil
     from pathlib import Path
 
-    from hilum.judgement import judge
+    from hilum.judgement import judge, showing
     from hilum.recipe import Recipe
 
-    found = judge.probe(Path(dataset.path), Path(vectors.path), Recipe.model_validate(recipe), Path(scores.path))
+    out = Path(scores.path)
+    found = judge.probe(Path(dataset.path), Path(vectors.path), Recipe.model_validate(recipe), out)
     for name, value in found.metrics.items():
         metrics.log_metric(name, value)
     if found.roc:
         roc.log_roc_curve(*found.roc)
     for artifact in (metrics, roc):  # KFP caches a step only if its files exist
         Path(artifact.path).write_text(str(found.metrics), encoding="utf-8")
+    shutil.copyfile(out / "explore.html", explorer.path)
+    why = "No label of the dataset is uncertain."
+    showing.show(out / "policies.html", Path(uncertain.path), why, out / judge.PROBE_FACTS)
     scores.metadata.update(code_revision=code)

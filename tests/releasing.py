@@ -28,7 +28,12 @@ SERVING = Path(__file__).resolve().parents[1] / "serving"
 SIZE = 48
 # What these few drawn films can show; a test asks for the rest where it is about the rest.
 LENIENT = Gate(
-    min_auroc=0.0, min_sensitivity="not asked", max_auroc_gap="not asked", max_ece="not asked", min_group="not asked"
+    min_auroc=0.0,
+    min_sensitivity="not asked",
+    max_auroc_gap="not asked",
+    max_ece="not asked",
+    min_group="not asked",
+    shortcut_audit="not asked",
 )
 SOMEBODY = Override.of("Dr Example", "Ein Phantom; kein Mensch, 100% gezeichnet – für den Betrieb")
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}

@@ -1,6 +1,7 @@
 """The component's wiring, called as the function it is: asked, not asked, and refused by the data."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +27,7 @@ def pixels(cohort, tmp_path_factory):
 
 def call(dataset, encoder, out, **section):
     out.mkdir()
-    tuned, table = (SimpleNamespace(path=str(out / name), metadata={}) for name in ("tuned", "table"))
+    tuned, table, page = (SimpleNamespace(path=str(out / name), metadata={}) for name in ("tuned", "table", "page"))
     finetune.python_func(
         dataset=SimpleNamespace(path=str(dataset)),
         encoder=SimpleNamespace(path=str(encoder)),
@@ -34,7 +35,16 @@ def call(dataset, encoder, out, **section):
         recipe=plain(Recipe.model_validate({"finetune": section})),
         tuned=tuned,
         table=table,
+        fusion=page,
     )
+    shown = (out / "page").read_text()
+    written = out / "tuned" / "fusion.html"
+    if written.is_file():
+        assert shown == written.read_text()
+    else:  # one line, of the run and with the dataset's caution
+        assert (out / "table").read_text().strip().replace("`", "") in shown
+        assert "made by a test" in shown
+        assert json.loads((Path(encoder) / "card.json").read_text())["run"]["recipe_digest"] in shown
     assert tuned.metadata == {"code_revision": "c"}
     return (out / "table").read_text(), out / "tuned"
 

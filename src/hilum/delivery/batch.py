@@ -18,8 +18,8 @@ def predict(release: Path, files: Sequence[Path], out: Path | None) -> int:
 
     Each file gets one row, in order: `number` (from 0, in the order given), `file`, `error` (empty where it was
     answered), `embedding`, and with a head `probability` and `at_or_above_threshold`; then who answered: `model`,
-    `version`, `dossier`, the `gate`'s verdict and the `override`, empty where there is none. The file names are the
-    caller's own and stay with the caller; nothing else of hilum writes any.
+    `version`, `dossier`, the `gate`'s verdict, the `override` and the `mitigation` of the head, empty where there is
+    none. The file names are the caller's own and stay with the caller; nothing else of hilum writes any.
 
     Args:
         release: The release folder.
@@ -44,7 +44,9 @@ def predict(release: Path, files: Sequence[Path], out: Path | None) -> int:
                 rows.append({"number": number, "file": str(path), **_row(answer)})
             shown.update(len(part))
     by = card.gate.override
+    treated = card.mitigation
     told = {"gate": card.gate.verdict, "override": str(by) if by is not None else ""}
+    told["mitigation"] = str(treated) if treated is not None else ""
     _write(rows, {"model": card.name, "version": card.version, "dossier": opened.short_id, **told}, out)
     return sum(bool(row["error"]) for row in rows)
 

@@ -3,8 +3,9 @@
 It holds counts and hashes, never a patient, a file name or a path.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -65,6 +66,22 @@ class Calibration(Part):
     expected_calibration_error: Measured
 
 
+class Mitigated(Part):
+    """What the head was fitted with against a gap between groups; answers are not those of the head as it was."""
+
+    method: str = Field(description="As `mitigation.applied` of the recipe names it.")
+    attribute: str = Field(description="Whose groups it treats alike, or which it erases from the embedding.")
+
+    @classmethod
+    def of(cls, head: Mapping[str, Any]) -> "Mitigated | None":
+        """From what `head.json` says; None where the head was fitted with nothing, or does not answer."""
+        said = head.get("mitigation") if head.get("answered", True) else None
+        return cls(method=said["method"], attribute=said["attribute"]) if said else None
+
+    def __str__(self) -> str:
+        return " by ".join(part.replace("_", " ") for part in (self.method, self.attribute))
+
+
 class HeadCard(Part):
     """The classifier on the embedding."""
 
@@ -74,6 +91,7 @@ class HeadCard(Part):
     calibration: Calibration
     n_positive: int = Field(description="Positive images that it was fitted on.")
     n_negative: int
+    mitigation: Mitigated | None = Field(None, description="None where it was fitted with none.")
     caveat: str = ""
 
 
@@ -145,6 +163,11 @@ class ReleaseCard(Part):
     caution: str = ""
     intended_use: str = INTENDED_USE
     hilum_version: str
+
+    @property
+    def mitigation(self) -> Mitigated | None:
+        """Of the head; None where there is no head, or it was fitted with none."""
+        return self.head.mitigation if self.head is not None else None
 
     @classmethod
     def load(cls, release: Path) -> "ReleaseCard":

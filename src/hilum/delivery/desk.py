@@ -223,6 +223,8 @@ def _verdict(card: ReleaseCard, probability: float) -> dict[str, Any]:
     assert card.head is not None, "a release that answers for a label has a head in its card"
     point = card.head.operating_point
     caveat = f" {card.head.caveat}" if card.head.caveat else ""
+    mitigation = card.head.mitigation
+    treated = f" The head was fitted with a mitigation: {mitigation}." if mitigation is not None else ""
     return {
         "label": card.head.label,
         "probability": probability,
@@ -231,8 +233,9 @@ def _verdict(card: ReleaseCard, probability: float) -> dict[str, Any]:
         "meaning": (
             f"The probability is calibrated ({card.head.calibration.method}). At the threshold {point.threshold:.3f} "
             f"({point.rule}) sensitivity was {point.sensitivity} and specificity {point.specificity} on held-out "
-            f"images.{caveat}"
+            f"images.{treated}{caveat}"
         ),
+        "mitigation": mitigation.model_dump() if mitigation is not None else None,
     }
 
 

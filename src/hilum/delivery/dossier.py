@@ -19,6 +19,7 @@ from hilum.identity import digest_bytes, digest_file
 
 DOSSIER: Final = "dossier.json"
 SHORT: Final = 16  # hex digits of the id in answers and logs
+MITIGATION: Final = "head_mitigation"  # the fact that says what the head was fitted with
 ABSENT: Final = "absent"  # value of a fact that a release does not have, recorded: it cannot be slipped in later
 _ABOUT: Final = (
     "Each link's chain is SHA-256(previous chain + newline + the link without its chain as JSON with sorted keys and "
@@ -131,10 +132,11 @@ def _check_file(release: Path, name: str, expected: str) -> None:
 
 
 def _check_run(release: Path, dossier: Mapping[str, Any]) -> None:
-    """The card's run and gate and the dossier's facts are said twice; they must agree."""
+    """The card's run, mitigation and gate are said by the dossier's facts too; they must agree."""
     if not (release / CARD).is_file():
         return
     card, said = ReleaseCard.load(release), facts(dossier)
-    for key, value in {**card.run, **{name: value or ABSENT for name, value in card.gate.facts().items()}}.items():
-        if said.get(key) != value:
+    mitigation = str(card.mitigation) if card.mitigation is not None else None
+    for key, told in {**card.run, MITIGATION: mitigation, **card.gate.facts()}.items():
+        if said.get(key) != (value := told or ABSENT):
             raise ReleaseError(f"{CARD} says {key} {value!r}, but {DOSSIER} {said.get(key)!r}; export it again")

@@ -4,7 +4,8 @@ A refusal is the affair of its own row: raising would fail the whole batch. Torc
 alone, so that nothing here imports it.
 
 Answers are JSON, or, where the request accepts application/octet-stream, little-endian float32 values with x-dtype,
-x-shape, x-model, x-dossier and x-gate headers. Errors are JSON: {"code", "error", "right"}.
+x-shape, x-model, x-dossier and x-gate headers, and x-mitigation where the probability is of a head that was fitted with
+one (JSON says so under `mitigation`). Errors are JSON: {"code", "error", "right"}.
 
 Where a release stands under an override, every answer says so: in its JSON under `gate`, and, refusals and bare numbers
 included, in the headers x-override-by, -on and -reason (percent-encoded UTF-8; one per release, separated by commas).
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+from hilum.delivery.card import Mitigated
 from hilum.delivery.desk import Answer, Desk, Refusal, Request
 from hilum.errors import ImageError, ImageFault
 
@@ -142,6 +144,8 @@ def _body(answer: Answer | ImageError, context: Context, number: int) -> str | b
             "x-gate": answer.body["gate"]["verdict"],
         }.items():
             context.set_response_header(number, key, value)
+        if treated := answer.body.get("mitigation"):
+            context.set_response_header(number, "x-mitigation", quote(str(Mitigated(**treated)), safe=" "))
         return answer.values.astype("<f4").tobytes()
     context.set_response_content_type(number, "application/json")
     return json.dumps(answer.body, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -37,6 +37,7 @@ from hilum.delivery.card import (
     HeadCard,
     LimitsCard,
     Measured,
+    Mitigated,
     OperatingPoint,
     Parity,
     ReleaseCard,
@@ -232,6 +233,7 @@ def _head_card(head: Head) -> HeadCard:
         ),
         n_positive=said["train"]["n_positive"],
         n_negative=said["train"]["n"] - said["train"]["n_positive"],
+        mitigation=Mitigated.of(said),
         caveat="; ".join(said["caveats"]),
     )
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from hilum.data.store import Dataset, read_json
-from hilum.delivery.card import GateCard
+from hilum.delivery.card import GateCard, Mitigated
 from hilum.delivery.cards import cohort
+from hilum.delivery.dossier import MITIGATION
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision, digest_bytes, digest_file
 from hilum.judgement.gate import verdict as verdicts
@@ -108,6 +109,11 @@ class Sources:
         """What the card says of the gate."""
         return GateCard(verdict=self.verdict.of(self.modality), override=self.verdict.override)
 
+    @property
+    def mitigation(self) -> Mitigated | None:
+        """What the head was fitted with; None where with nothing, or where there is no head."""
+        return Mitigated.of(heads.facts(self.judged.scores)) if self.judged.scores is not None else None
+
     @cached_property
     def evidence(self) -> dict[str, bytes]:
         """The files of judgement that there are, by name, and what the dataset is made of."""
@@ -135,6 +141,7 @@ class Sources:
             "encoder_weights": digest_file(self.encoder_run / embedding.WEIGHTS),
             "encoder_card": digest_file(self.encoder_run / embedding.CARD),
             "head_weights": digest_file(weights) if weights is not None and weights.is_file() else None,
+            MITIGATION: str(self.mitigation) if self.mitigation is not None else None,
             "export_recipe_digest": digest(self.recipe),
             "export_code_revision": code_revision(),
             **{f"judged_{name}": judged.get(name) for name in JUDGED},

@@ -31,7 +31,8 @@ _REPORTS: Final = {  # what a reader wants of one encoder, and the sentence that
 }
 _BESIDE: Final = (  # what these pages lead to
     "fairness.csv", "fairness_groups.png", "fairness_groups.svg", "fairness_gaps.png", "fairness_gaps.svg",
-    "shortcuts.json", "clusters.png", "mitigation.csv", "efficiency.csv", "head.json", "fusion.csv",
+    "shortcuts.json", "clusters.png", "mitigation.csv", "efficiency.csv", "head.json", "fusion.csv", "audit.json",
+    "mitigation.json",
 )  # fmt: skip
 ROC_POINTS: Final = 200  # enough for a smooth curve on a screen
 
@@ -126,7 +127,7 @@ def compare(verdict: Path, scores: Sequence[Path], findings: Sequence[Path], tun
                 if (source / name).is_file():
                     shutil.copyfile(source / name, folder / name)
         rows.append((facts["modality"], facts["encoder"], *(_link(folder, name) for name in _REPORTS)))
-    write_page(out / INDEX, _index(rows, curves, facts["run"], facts["caution"]))
+    write_page(out / INDEX, _index(rows, curves, facts))
 
 
 def _curves(scores: Sequence[Path], out: Path) -> list[str]:
@@ -149,7 +150,7 @@ def _link(folder: Path, name: str) -> Html:
     return Html(f'<a href="{folder.name}/{name}" aria-label="{said}">open</a>')
 
 
-def _index(rows: list[tuple[Any, ...]], curves: list[str], run: dict[str, str], caution: str) -> str:
+def _index(rows: list[tuple[Any, ...]], curves: list[str], facts: dict[str, Any]) -> str:
     named = {
         "leaderboard.html": "Leaderboard",
         "validation.html": "Validation of the dataset",
@@ -160,13 +161,14 @@ def _index(rows: list[tuple[Any, ...]], curves: list[str], run: dict[str, str], 
     }
     links = Html(" &middot; ".join(f'<a href="{to}">{text(word)}</a>' for to, word in named.items()))
     columns = ["modality", "encoder", *_REPORTS.values()]
+    label = facts["label"].replace("_", " ")
     lead = "Every report of one run: the data's validation, the comparison of encoders, and each encoder's evidence."
     return page(
-        "Reports of the run",
+        f"Reports of the run: {label}, {facts['layout']}",
         lead,
         [Html(f"<p>{links}</p>"), tag("h2", "By encoder"), table(columns, rows)],
-        run,
-        caution,
+        facts["run"],
+        facts["caution"],
     )
 
 

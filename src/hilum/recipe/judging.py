@@ -82,6 +82,9 @@ class Audit(Section):
         0.1, gt=0, description="A column drifts above this distance and above what shuffled patients show."
     )
     drift_share: float = Field(0.3, gt=0, le=1, description="The dataset drifts where this share of columns does.")
+    max_gap: float = Field(
+        0.1, gt=0, le=1, description="Gap of rates between groups that the audit's tests tolerate, by its interval."
+    )
     bootstrap: int = Field(2000, ge=100, description="Patient-bootstrap replicates, shared by all groups and gaps.")
     seed: int = Field(0, ge=0)
 
@@ -165,8 +168,8 @@ class Gate(Section):
     outside: tuple[str, ...] = Field(
         (), description="Groups that the release is not for, such as `age_band=0-20`: not asked; its card says so."
     )
-    shortcut_audit: Literal["if there", "required"] = Field(
-        "if there", description="Whether a release without a shortcut audit has insufficient data."
+    shortcut_audit: Literal["required", "not asked"] = Field(
+        "required", description="A release without a shortcut audit has insufficient data, unless it is not asked."
     )
 
     @model_validator(mode="before")

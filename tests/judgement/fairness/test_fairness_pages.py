@@ -53,6 +53,17 @@ def test_a_label_of_the_healthy_is_told_as_such():
     assert "share of images with pneumonia that were called negative" in other
 
 
+def test_beside_each_calibration_error_stands_that_of_chance():
+    found = judged("pneumonia")
+    page = page_of("pneumonia", found)
+    head = "calibration error (ECE)</th><th>ECE if perfectly calibrated</th>"
+    assert page.count(head) == 1
+    chance = found.groups.set_index(["group", "metric"])["chance"]
+    for group in ("all", "A", "<b>"):
+        assert f"</td><td>{chance[group, 'ece']:.3f}</td><td>" in page.split(head)[1]
+    assert np.isnan(chance["rare", "ece"])
+
+
 def test_pictures_are_the_same_every_time_and_absent_where_there_is_nothing_to_draw():
     found = judged("pneumonia")
     once, twice = (pages.pictures(found.groups, found.gaps, "pneumonia") for _ in range(2))

@@ -70,6 +70,20 @@ def test_every_metric_of_every_group_is_its_definition():
         assert (rows["n_positive"] == truth[chosen].sum()).all()
 
 
+def test_beside_the_calibration_error_of_a_group_stands_what_chance_makes_of_it():
+    truth, probability, member, patients = people()
+    found = fairness.table(truth, probability, THRESHOLD, member, patients, RECIPE)
+    random = np.random.default_rng(0)
+    for name in ("A", "B"):
+        chosen = (member["group"] == name).to_numpy()
+        p, n = probability[chosen], int(chosen.sum())
+        outcomes = (random.random((2000, n)) < p).astype(float)
+        shown = [stats.weighted_ece(np.ones((1, n)), y, p, n // 20)[0] for y in outcomes]
+        rows = found[found["group"] == name].set_index("metric")["chance"]
+        assert rows["ece"] == pytest.approx(np.mean(shown), rel=0.03)
+        assert rows.drop("ece").isna().all()
+
+
 def test_underdiagnosis_is_of_the_ill_whatever_the_label_says():
     truth, probability, member, patients = people()
     values = {}

@@ -10,7 +10,7 @@ from hilum.data.store import MANIFEST, Dataset
 from hilum.data.vectors import VectorFacts, Vectors
 from hilum.errors import UsageError
 from hilum.judgement import stats
-from hilum.judgement.fairness import comparison, mitigation, remedies
+from hilum.judgement.fairness import comparison, mitigation, mitigation_page, remedies
 from hilum.judgement.fairness.groups import UNKNOWN
 from hilum.judgement.probing import head
 from hilum.recipe import Recipe
@@ -262,3 +262,37 @@ def test_unchanged_ways_have_no_difference_and_opposite_ones_opposite():
     same = comparison.table(*case, ways[0], ways[0], recipe().audit, "group")
     assert (same["difference"] == 0).all()
     assert same["note"].str.startswith("unchanged").all()
+
+
+def test_one_changed_image_is_no_established_change():
+    """A third of the resamples never draw it: they say that nothing changed, and must not be moved off zero."""
+    random = np.random.default_rng(3)
+    y = np.tile([1.0, 1.0, 0.0], 80)
+    level = np.repeat(["F", "M"], 120).astype(np.str_)
+    score = random.random(240)
+    called = (random.random(240) < np.where(level == "F", 0.5, 0.8)).astype(float)
+    changed = called.copy()
+    changed[np.flatnonzero((level == "F") & (y == 1) & (called == 0))[0]] = 1.0
+    case = (y, np.arange(240) // 3, level)
+    found = comparison.table(*case, (score, called), (score, changed), recipe().audit, "group")
+    rows = found.set_index(["kind", "metric"]).loc[[("worst group", "worst_group_tpr"), ("gap", "equal_opportunity")]]
+    assert np.allclose(rows["difference"].abs(), 1 / 80)
+    assert (rows["low"] <= 0).all()
+    assert (rows["high"] >= 0).all()
+    assert (rows["p"] > 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("label", "said", "unsaid"),
+    [("no_finding", "ill called healthy", "false-positive rate"), ("pneumonia", "false-positive rate", "healthy")],
+)
+def test_what_is_of_the_healthy_is_called_so(label, said, unsaid):
+    row = dict.fromkeys(comparison.COLUMNS, 0.1) | {"method": "leace", "kind": "quality", "note": ""}
+    found = pd.DataFrame([row | {"metric": metric} for metric in ("auroc", "tpr", "fpr")])
+    facts = {
+        "label": label, "attribute": "sex", "encoder": "moco", "modality": "XR", "run": {"code_revision": "c"},
+        "methods": {"leace": {"done": True, "rank": 1, "n": 100, "dim": 2}},
+    }  # fmt: skip
+    page = mitigation_page.page_of(facts, found, "")
+    assert said in page
+    assert unsaid not in page.partition("How to read this")[0]

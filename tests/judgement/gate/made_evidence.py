@@ -42,6 +42,7 @@ def entry(attribute, told, ranks, words="words of the audit"):
 
 
 GOOD = (0.85, 0.9, 0.95)
+HARMLESS = (entry("sex", (0.6, 0.65, 0.7), (0.45, 0.5, 0.55)),)
 SEXES = [*group("sex", "F", GOOD), *group("sex", "M", GOOD), *group("sex", "unknown", (0.1, 0.2, 0.3), n_patients=2)]
 SEX_GAP = gap("sex", 0.0, 0.01, 0.04)
 TESTED = {
@@ -61,11 +62,14 @@ def write(
     tested=TESTED,
     groups=SEXES,
     gaps=(SEX_GAP,),
-    shortcuts=None,
+    shortcuts=HARMLESS,
     known=200,
     why=None,
 ) -> tuple[Path, Path]:
-    """Folders of a probe and its audit; `why` for a head that does not answer, of `known` images with the label."""
+    """Folders of a probe and its audit; `why` for a head that does not answer, of `known` images with the label.
+
+    `shortcuts` are the entries of the shortcut audit; None where there was none.
+    """
     scores, findings = folder / "scores", folder / "findings"
     for path in (scores, findings):
         path.mkdir(parents=True)
@@ -77,7 +81,7 @@ def write(
     (findings / "audit.json").write_text(json.dumps({"label": label, "groups": list(groups), "gaps": list(gaps)}))
     if shortcuts is not None:
         told = {"encoder": encoder, "modality": modality, "label": label, "label_known": {"n": known}}
-        (findings / "shortcuts.json").write_text(json.dumps({**told, "entries": shortcuts}))
+        (findings / "shortcuts.json").write_text(json.dumps({**told, "entries": list(shortcuts)}))
     return scores, findings
 
 

@@ -221,10 +221,27 @@ def test_a_shortcut_is_worth_no_more_than_its_weaker_step(tmp_path, told, ranks,
     assert "words of the audit" in one.reason
 
 
-def test_the_shortcut_audit_may_be_required_and_narrowed(tmp_path):
-    assert ask(tmp_path / "none", only(max_shortcut=0.7))["shortcut"].verdict == "not asked"
-    required = only(max_shortcut=0.7, shortcut_audit="required")
-    assert ask(tmp_path / "required", required)["shortcut"].verdict == "insufficient data"
+def test_without_a_shortcut_audit_nothing_passes_unless_the_recipe_says_aloud_that_it_is_not_asked(tmp_path):
+    missing = ask(tmp_path / "none", only(max_shortcut=0.7), shortcuts=None)["shortcut"]
+    assert (missing.verdict, missing.note) == (
+        "insufficient data", "no shortcut audit was made (there is no shortcuts.json)",
+    )  # fmt: skip
+    for said in ("not asked", None):
+        silent = only(max_shortcut=0.7, shortcut_audit=said)
+        assert ask(tmp_path / f"not asked {said}", silent, shortcuts=None)["shortcut"].verdict == "not asked"
+    # What is there is judged, even where it was not asked for.
+    known = [entry("source", (0.91, 0.95, 0.98), (0.97, 0.98, 0.99))]
+    assert ask(tmp_path / "there", silent, shortcuts=known)["shortcut_source"].verdict == "fail"
+    assert ask(tmp_path / "no tolerance", only(), shortcuts=None)["shortcut"].verdict == "not asked"
+
+
+def test_a_modality_without_the_label_needs_no_shortcut_audit(tmp_path):
+    mr = {"why": "no MR image", "groups": [], "gaps": [], "shortcuts": None}
+    assert ask(tmp_path / "never", Gate(), known=0, **mr)["shortcut"].verdict == "not asked"
+    assert ask(tmp_path / "seldom", Gate(), known=30, **mr)["shortcut"].verdict == "insufficient data"
+
+
+def test_the_shortcut_audit_may_be_narrowed(tmp_path):
     entries = [entry("site", (0.9, 0.95, 0.99), (0.45, 0.5, 0.55)), entry("marker", BLANK, None)]
     found = ask(tmp_path / "narrow", only(max_shortcut=0.7, shortcuts=("site", "scanner")), shortcuts=entries)
     told = {name: one.verdict for name, one in found.items() if name.startswith("shortcut")}
@@ -239,7 +256,7 @@ def test_a_modality_without_the_label_is_not_asked(tmp_path):
 
 def test_a_label_that_is_known_of_too_few_is_insufficient_data(tmp_path):
     found = ask(tmp_path, Gate(), why="train and val have 2 positive patients", known=30, groups=[], gaps=[])
-    asked = {name: one.verdict for name, one in found.items() if name not in ("gain", "shortcut")}
+    asked = {name: one.verdict for name, one in found.items() if name not in ("gain", "shortcut_sex")}
     assert set(asked.values()) == {"insufficient data"}
 
 

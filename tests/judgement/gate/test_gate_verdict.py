@@ -214,6 +214,6 @@ def test_the_page_of_a_pass_says_yes_and_whom_it_is_not_for(tmp_path):
     found = gate(tmp_path / "out", folders, recipe=Gate(outside=("sex=M",)))
     page = (tmp_path / "out" / "gate.html").read_text()
     assert found.verdict == "pass"
-    assert "<p class='lead'>Yes. Of 5 questions that the recipe asks, 5 were shown to hold" in page
+    assert "<p class='lead'>Yes. Of 6 questions that the recipe asks, 6 were shown to hold" in page
     assert "not for these groups, which were not asked about: sex M" in page
     assert "override" not in page

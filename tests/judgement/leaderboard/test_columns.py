@@ -80,6 +80,13 @@ def test_rows_that_cannot_be_told_apart_are_tied_and_none_is_best():
     assert said.endswith(f"shown to be worse than {top}, the highest score: weak")
 
 
+def test_the_rarer_class_is_the_one_that_is_counted():
+    found = dict(zip(("pixels", "moco"), scores(1.5, 1.52), strict=True))
+    [made] = arrange([answer(name, -score, 1 - TRUTH) for name, score in found.items()])
+    said = words.established(table(made), compare(made))
+    assert f"with {int(TRUTH.sum())} negatives, ±0.0" in said
+
+
 def test_the_family_is_all_pairs_of_the_column():
     # Alone, the difference of the two is shown; among eight encoders, of which the best is chosen, it is not.
     close = dict(zip(("a", "b"), scores(0.7, 1.25, seed=3), strict=True))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from hilum.judgement.fairness import draws
 from hilum.judgement.probing import calibration
 
 
@@ -78,6 +79,23 @@ def test_ece_by_hand():
     few, none = calibration.ece(y[:10], p[:10])
     assert np.isnan(few)
     assert none == 0
+
+
+def test_a_heads_ece_is_that_of_its_audit_also_where_rows_do_not_divide_into_bins():
+    random = np.random.default_rng(5)
+    p = np.round(random.random(298), 2)  # ties, which stay together
+    y = (random.random(298) < p).astype(float)
+    cases = draws.Cases(y, p, (p > 0.5).astype(float), np.arange(298))
+    audited = draws.draw(cases, {"all": np.arange(298)}, 1, 0)["all"].value["ece"]
+    gap = {}
+    for row in range(298):  # a row's bin is the one in which the middle of its tie falls
+        middle = (p < p[row]).sum() + (p == p[row]).sum() / 2
+        gap.setdefault(min(int(10 * middle // 298), 9), []).append(p[row] - y[row])
+    naive = sum(abs(sum(one)) for one in gap.values()) / 298
+    assert calibration.ece(y, p) == (pytest.approx(naive, abs=1e-12), 10)
+    assert audited == pytest.approx(naive, abs=1e-6)
+    shuffled = random.permutation(298)
+    assert calibration.ece(y[shuffled], p[shuffled])[0] == pytest.approx(naive, abs=1e-12)
 
 
 def test_sigmoid_does_not_overflow():

@@ -68,7 +68,7 @@ def test_a_planted_separation_is_found_in_its_view_and_named_by_what_explains_it
         assert told.measures[0].adjusted_mutual_information > 0.9
         assert told.measures[0].purity == 1.0
         said = explaining.words(one, told, np.full(300, np.nan))
-        assert "What tells them apart is the hospital" in said
+        assert "What tells them apart is the site (hospital or place)" in said
 
 
 def test_a_separation_that_nothing_known_tells_is_unexplained_and_its_darkness_is_said():

@@ -110,7 +110,7 @@ def test_the_files_are_whole_and_hold_no_ids(shifted):
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", html)
     assert "made by a test" in html
     assert facts["run"]["recipe_digest"] in html
-    assert "the hospital" in html
+    assert "the site (hospital or place)" in html
     assert not list(out.glob("*.partial"))
     assert (out / "clusters.png").is_file() == bool(facts["clusters"]["found"])
 

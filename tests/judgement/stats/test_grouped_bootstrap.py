@@ -44,7 +44,19 @@ def test_every_replicate_is_that_of_the_rows_drawn(cohort):
 
 
 CALLED = {"weighted_sensitivity", "weighted_specificity", "weighted_ppv", "weighted_balanced_accuracy"}
-OF_TWO = ("auroc", "auprc", "ece", "brier", "mae", "r2", "sensitivity", "specificity", "ppv", "balanced_accuracy")
+OF_TWO = (
+    "auroc",
+    "auprc",
+    "ece",
+    "binned_ece",
+    "brier",
+    "mae",
+    "r2",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "balanced_accuracy",
+)
 
 
 @pytest.mark.parametrize("name", OF_TWO)
@@ -65,7 +77,7 @@ def test_prepared_means_strata_classes_and_large_weights(cohort):
     patient, truth, probability, group = cohort
     times = times_drawn(np.random.default_rng(0), 50, 60).astype(np.uint32) * 1000
     w = times[:, patient].astype(float)
-    for statistic in (stats.weighted_mean, stats.weighted_selection_rate):
+    for statistic in (stats.weighted_mean, stats.weighted_selection_rate, stats.weighted_sum):
         np.testing.assert_allclose(kernel(statistic, patient, probability)(times), statistic(w, probability))
     np.testing.assert_array_equal(
         kernel(stats.weighted_auroc, patient, truth, probability, group)(times),
@@ -80,6 +92,29 @@ def test_prepared_means_strata_classes_and_large_weights(cohort):
     missing = probability.copy()
     missing[0] = np.nan
     assert np.isnan(kernel(stats.weighted_auroc, patient, truth, missing)(times)).all()
+
+
+def test_metrics_that_are_asked_together_are_those_that_are_asked_one_by_one(cohort):
+    patient, truth, probability, group = cohort
+    groups = {name: group == name for name in "xyz"} | {"empty": np.zeros(len(truth), dtype=bool)}
+    called = (probability > 0.4).astype(float)
+    asked = {
+        "auroc": (stats.weighted_auroc, [truth, probability]),
+        "sensitivity": (stats.weighted_sensitivity, [truth, called]),
+        "ece": (stats.weighted_binned_ece, [truth, probability]),
+        "r2": (stats.weighted_r2, [truth, probability]),  # has no quick kernel
+        "n": (stats.weighted_sum, [np.ones(len(truth))]),
+    }
+    together = stats.grouped_bootstraps(asked, patient, groups, 60, 2, method="bca")
+    assert list(together) == list(asked)
+    for name, (statistic, columns) in asked.items():
+        alone = stats.grouped_bootstrap(statistic, patient, groups, 60, 2, *columns, method="bca")
+        assert together[name].groups == alone.groups
+        for part in ("value_G", "drawn_RG", "jackknife_JG", "touched_JG", "n_G", "n_patients_G"):
+            np.testing.assert_allclose(getattr(together[name], part), getattr(alone, part), atol=1e-12)
+    np.testing.assert_array_equal(together["n"].replicates("y"), together["n"].drawn_RG[:, 1])
+    nobody = stats.grouped_bootstraps({"n": asked["n"]}, np.zeros(len(truth)), groups, 60, 2)["n"]
+    assert np.isnan(nobody.replicates("x")).all()
 
 
 def test_a_difference_is_paired_and_negates_when_swapped(cohort):

@@ -90,9 +90,8 @@ def run(dataset: Path, vectors: Path, out: Path, recipe: Explore, probe: Path | 
     if probe is not None:
         properties += columns.of_probe(probe, embedding)
     chosen = sample_patients(table["patient_id"], recipe.max_points, recipe.seed)
-    z_ND = np.asarray(embedding.z_ND[chosen], dtype=np.float64)
     with bar("t-SNE", total=1, unit="map") as shown:
-        at_N2 = project(z_ND, recipe.seed)
+        at_N2 = project(embedding.z_ND[chosen], recipe.seed)
         shown.update()
     placed = along_the_map(at_N2)
     chosen, at_N2 = chosen[placed], at_N2[placed]

@@ -61,7 +61,7 @@ def map_figure(dataset: Path, vectors: Path, label: str = "pneumonia", seed: int
     chosen = sample_patients(table["patient_id"], MAX_POINTS, seed)
     table = table.iloc[chosen].reset_index(drop=True)
     with bar("t-SNE", total=1, unit="map") as shown:
-        points_N2 = project(np.asarray(embedding.z_ND[chosen], dtype=np.float64), seed)
+        points_N2 = project(embedding.z_ND[chosen], seed)
         shown.update()
     panels = _panels(table, label if label in opened.facts.labels else None)
     facts = embedding.facts
@@ -71,7 +71,7 @@ def map_figure(dataset: Path, vectors: Path, label: str = "pneumonia", seed: int
     return _figure(points_N2, panels, f"{facts.encoder} · {_spoken(facts.modality)} · {counted}")
 
 
-def project(z_ND: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+def project(z_ND: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
     """t-SNE of embeddings, (N, D) to (N, 2), started from their principal components.
 
     Vectors are standardised per dimension first, as the probes do, so that the map shows what the probes see.

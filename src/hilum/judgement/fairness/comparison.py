@@ -35,6 +35,7 @@ GAPS: Final[dict[str, tuple[str, ...]]] = {
     "predictive_parity": ("ppv",),
     "calibration": ("ece",),
 }
+SAME: Final = 1e-12  # two sums of the same numbers, in another order
 WORST: Final = {"worst_group_auroc": "auroc", "worst_group_tpr": "tpr"}
 
 
@@ -157,20 +158,24 @@ def _worst(of: list[Drawn], metric: str) -> tuple[float, Floats]:
 
 
 def _row(before: float, before_R: Floats, after: float, after_R: Floats, shifted: bool) -> dict[str, Any]:
-    pairs = {
-        "before": (before, before_R),
-        "after": (after, after_R),
-        "difference": (after - before, after_R - before_R),
-    }
+    """One line: both sides, and their difference with its interval and p-value.
+
+    Resamples in which the two sides agree exactly, since none of the images that changed was drawn, say that there is
+    no change. They stay at zero where the others are shifted: else one changed image would count as one in all of them.
+    """
     row: dict[str, Any] = {"note": ""}
-    for name, (value, drawn_R) in pairs.items():
-        low, high = _ends(value, drawn_R, shifted)
-        if name != "difference":
-            low, high = (float(np.clip(end, 0.0, 1.0)) for end in (low, high))
-        ends = ("low", "high") if name == "difference" else (f"{name}_low", f"{name}_high")
-        row |= {name: value, ends[0]: low, ends[1]: high}
-    shift = float(np.nanmedian(after_R - before_R)) - row["difference"] if shifted and np.isfinite(row["low"]) else 0.0
-    row["p"] = two_sided(after_R - before_R - shift) if np.isfinite(row["low"]) else np.nan
+    for name, value, drawn_R in (("before", before, before_R), ("after", after, after_R)):
+        low, high = _ends(_shifted(value, drawn_R) if shifted else drawn_R, value)
+        row |= {
+            name: value,
+            f"{name}_low": float(np.clip(low, 0.0, 1.0)),
+            f"{name}_high": float(np.clip(high, 0.0, 1.0)),
+        }
+    value, change_R = after - before, after_R - before_R
+    if shifted:
+        change_R = np.where(np.abs(change_R) < SAME, 0.0, _shifted(value, change_R))
+    low, high = _ends(change_R, value)
+    row |= {"difference": value, "low": low, "high": high, "p": two_sided(change_R) if np.isfinite(low) else np.nan}
     if np.array_equal(before_R, after_R) and before == after:
         row |= {"low": np.nan, "high": np.nan, "p": np.nan, "note": "unchanged: the method does not touch it"}
     elif np.isnan(row["difference"]):
@@ -180,11 +185,16 @@ def _row(before: float, before_R: Floats, after: float, after_R: Floats, shifted
     return row
 
 
-def _ends(value: float, drawn_R: Floats, shifted: bool) -> tuple[float, float]:
-    """Percentiles, moved so that the median resample is the value where `shifted`."""
+def _shifted(value: float, drawn_R: Floats) -> Floats:
+    """Resamples moved so that the median of the defined ones is the value."""
+    defined = drawn_R[np.isfinite(drawn_R)]
+    return drawn_R - (float(np.median(defined)) - value) if len(defined) and np.isfinite(value) else drawn_R
+
+
+def _ends(drawn_R: Floats, value: float) -> tuple[float, float]:
+    """Percentiles; NaN where the value, or too many of the resamples, are undefined."""
     defined = drawn_R[np.isfinite(drawn_R)]
     if np.isnan(value) or len(defined) < MIN_DEFINED_SHARE * len(drawn_R):
         return float("nan"), float("nan")
-    low, middle, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, 0.5, (1 + CONFIDENCE) / 2])
-    shift = middle - value if shifted else 0.0
-    return float(low - shift), float(high - shift)
+    low, high = np.quantile(defined, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

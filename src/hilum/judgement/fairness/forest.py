@@ -91,6 +91,10 @@ def _forest(
             for place, row in enumerate(rows[metric]):
                 _draw(axes, place, row)
             axes.set(xlim=(-0.03, 1.03), yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.5))
+            # Named at their insides, so that one panel's 1 does not run into the next one's 0.
+            axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+            for end, side in ((0, "left"), (-1, "right")):
+                axes.get_xticklabels()[end].set_horizontalalignment(side)
             axes.set_title(title, loc="left", fontsize=10, color=INK)
             axes.tick_params(length=0, labelsize=9, labelcolor=INK)
             axes.grid(axis="x", color="#e6eaf0", lw=0.8)

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pandas as pd
 
 from hilum.judgement.fairness.forest import FOUND
+from hilum.judgement.fairness.gaps import NO_FINDING
 from hilum.page import Html, page, table, tag
 
 SPOKEN: Final = {
@@ -32,6 +33,17 @@ _METRICS: Final = {
     "worst_group_auroc": "ranking (AUROC)",
     "worst_group_tpr": "sensitivity",
 }
+# The label `no_finding` is of the healthy, so that what is caught, and what is falsely called, are other things.
+_HEALTHY: Final = {
+    "tpr": "healthy called healthy",
+    "fpr": "ill called healthy",
+    "ppv": "right when called healthy",
+    "demographic_parity": "called healthy",
+    "equal_opportunity": "healthy called healthy",
+    "equalized_odds": "healthy or ill called healthy, the larger",
+    "predictive_parity": "right when called healthy",
+    "worst_group_tpr": "healthy called healthy",
+}
 _KINDS: Final = {
     "quality": "everybody",
     "gap": "gap between groups",
@@ -52,12 +64,13 @@ def page_of(facts: Mapping[str, Any], found: pd.DataFrame, caution: str) -> str:
     """
     label, attribute = (str(facts[name]).replace("_", " ") for name in ("label", "attribute"))
     modality = {"XR": "X-ray", "MR": "MRI"}[facts["modality"]]
+    spoken = _METRICS | (_HEALTHY if facts["label"] == NO_FINDING else {})
     pieces: list[object] = []
     for method, did in facts["methods"].items():
         pieces += [tag("h2", SPOKEN[method]), _did(method, did)]
         rows = found[found["method"] == method] if len(found) else found
         if len(rows):
-            pieces += [_cost(rows), _table(rows)]
+            pieces += [_cost(rows, spoken), _table(rows, spoken)]
     return page(
         f"Mitigations: {label}, by {attribute}",
         f"{facts['encoder']}, {modality}: the head as it is, and after each method that was asked for, on the same "
@@ -133,25 +146,25 @@ def _rule(rule: Mapping[str, Any]) -> str:
     return said
 
 
-def _cost(rows: pd.DataFrame) -> str:
+def _cost(rows: pd.DataFrame, spoken: Mapping[str, str]) -> str:
     """One sentence on what everybody pays."""
     quality = rows[rows["kind"] == "quality"].set_index("metric")
     parts = []
-    for metric, spoken in (("auroc", "AUROC"), ("tpr", "sensitivity"), ("fpr", "false-positive rate")):
+    for metric, name in (("auroc", "AUROC"), ("tpr", spoken["tpr"]), ("fpr", spoken["fpr"])):
         if metric in quality.index and pd.notna(quality.loc[metric, "difference"]):
             row = quality.loc[metric]
             interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-            parts.append(f"{spoken} {row['difference']:+.3f}{interval}")
+            parts.append(f"{name} {row['difference']:+.3f}{interval}")
     return f"What it costs everybody: {', '.join(parts)}." if parts else "What it costs cannot be said on these images."
 
 
-def _table(rows: pd.DataFrame) -> Html:
+def _table(rows: pd.DataFrame, spoken: Mapping[str, str]) -> Html:
     cells = []
     for row in rows.to_dict("records"):
         short = pd.isna(row["difference"])
         shown = [_cell(row, "before"), _cell(row, "after"), "" if short else _difference(row)]
         verdict = tag("span", row["note"], "doubt") if short else _verdict(row)
-        cells.append((_KINDS[row["kind"]], _METRICS.get(row["metric"], row["metric"]), *shown, verdict))
+        cells.append((_KINDS[row["kind"]], spoken.get(row["metric"], row["metric"]), *shown, verdict))
     return table(["of", "what", "before", "after", "difference (95% interval)", "reading"], cells)
 
 

@@ -52,6 +52,7 @@ _HEALTHY_QUESTIONS: Final = {
     "demographic_parity": "Are groups called healthy equally often? They need not be, where they are not. "
     "(demographic parity)",
 }
+_CHANCE: Final = {"ece": "ECE if perfectly calibrated"}  # what chance alone makes of a metric, in the column after it
 _RATIOS: Final = {
     "equal_opportunity": "equal_opportunity_ratio",
     "equalized_odds": "equalized_odds_ratio",
@@ -119,15 +120,21 @@ def worst(gaps: pd.DataFrame, label: str) -> Html:
 def group_table(judged: pd.DataFrame, spoken: Mapping[str, str]) -> Html:
     """The groups that could be judged, by some metrics; `spoken` names them."""
     rows = []
+    titles = [title for m in spoken for title in (spoken[m], _CHANCE.get(m)) if title]
     for (attribute, group), members in judged.groupby(["attribute", "group"], sort=False):
         known = members.set_index("metric")
         first = known.iloc[0]
         if str(first["note"]).startswith(INSUFFICIENT) and attribute != ALL:
             continue
         counts = (f"{first['n']:,}", f"{first['n_patients']:,}", f"{first['n_positive']:,}")
-        cells = ["" if str(known.loc[m, "note"]).startswith("undefined: th") else cell(known.loc[m]) for m in spoken]
+        cells = []
+        for metric in spoken:
+            row = known.loc[metric]
+            cells.append("" if str(row["note"]).startswith("undefined: th") else cell(row))
+            if metric in _CHANCE:
+                cells.append("" if pd.isna(row["chance"]) else f"{row['chance']:.3f}")
         rows.append((attribute_name(str(attribute)), "" if attribute == ALL else group, *counts, *cells))
-    columns = ["attribute", "group", "images", "patients", "images with the label", *spoken.values()]
+    columns = ["attribute", "group", "images", "patients", "images with the label", *titles]
     return table(columns, rows, numeric=columns[2:5])
 
 

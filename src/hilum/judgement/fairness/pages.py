@@ -141,7 +141,8 @@ def judged_page(
             "not. Where it says 'insufficient data', nothing is known: it is neither a pass nor a fault.",
             _underdiagnosis(subject.label),
             "Average precision and PPV depend on how frequent the finding is in a group, and so differ between groups "
-            "that are served alike. The calibration error of few images is above zero by chance alone.",
+            "that are served alike. The calibration error of few images is above zero by chance alone: beside it "
+            "stands what a perfectly calibrated score would show on the same images, on average.",
             "Intervals allow for patients with several images. The label itself may be less reliable in one group "
             "than in another; no figure here can show that.",
         ],

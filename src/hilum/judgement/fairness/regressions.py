@@ -3,7 +3,7 @@
 A prediction that cannot be sure is drawn towards the mean, so that the old are taken for younger and the young for
 older: by bands of the predicted quantity itself, some bias is nobody's fault.
 
-Legend: N images, R resamples, K patients of a group.
+Legend: N images.
 """
 
 from typing import Any, Final
@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilum.judgement.fairness import limits
-from hilum.judgement.fairness.draws import Drawn, Floats, weights
+from hilum.judgement.fairness.draws import Drawn, Floats
 from hilum.judgement.fairness.groups import INSUFFICIENT, UNKNOWN
 from hilum.judgement.fairness.limits import Bound
 from hilum.judgement.fairness.tables import ALL, GAP_COLUMNS, GROUP_COLUMNS, Judged
-from hilum.judgement.stats import CONFIDENCE
+from hilum.judgement.stats import CONFIDENCE, grouped_bootstraps, weighted_mean
 from hilum.recipe import Audit
 
 METRICS: Final = ("mae", "bias")
@@ -88,27 +88,16 @@ def judge(
 def _draw(
     error_N: Floats, patient_N: NDArray[np.int64], rows: dict[tuple[str, str], NDArray[np.int64]], recipe: Audit
 ) -> dict[tuple[str, str], Drawn]:
-    sums = {}
-    for name, of in rows.items():
-        patients_K, place = np.unique(patient_N[of], return_inverse=True)
-        columns = (np.ones(len(of)), np.abs(error_N[of]), error_N[of])
-        sums[name] = (patients_K, np.stack([np.bincount(place, column, len(patients_K)) for column in columns]))
-    kept: dict[tuple[str, str], list[Floats]] = {name: [] for name in sums}
-    n_patients = int(patient_N.max(initial=-1)) + 1
-    for w_Pr in weights(n_patients, recipe.bootstrap, recipe.seed, n_patients) if sums else ():
-        for name, (patients_K, sums_3K) in sums.items():
-            kept[name].append(np.asarray(sums_3K @ w_Pr[patients_K], dtype=float))
+    asked = {"mae": (weighted_mean, [np.abs(error_N)]), "bias": (weighted_mean, [error_N])}
+    drawn = grouped_bootstraps(asked, patient_N, rows, recipe.bootstrap, recipe.seed)
     found = {}
-    for name, (patients_K, sums_3K) in sums.items():
-        n_R, off_R, signed_R = np.concatenate(kept[name], axis=1)
-        n_R = np.where(n_R > 0, n_R, np.nan)
-        n, off, signed = sums_3K.sum(axis=1)
+    for g, (name, of) in enumerate(rows.items()):
         found[name] = Drawn(
-            {"mae": float(off / n), "bias": float(signed / n)},
-            {"mae": off_R / n_R, "bias": signed_R / n_R},
+            {metric: float(drawn[metric].value_G[g]) for metric in METRICS},
+            {metric: drawn[metric].replicates(name) for metric in METRICS},
             {},
             {},
-            {"mae": len(patients_K), "bias": len(patients_K)},
+            dict.fromkeys(METRICS, len(np.unique(patient_N[of]))),
             float("nan"),
         )
     return found

@@ -40,7 +40,8 @@ from hilum.recipe import Audit
 ALL: Final = "all"
 
 GROUP_COLUMNS: Final = (
-    "attribute", "group", "n", "n_patients", "n_positive", "n_negative", "metric", "value", "low", "high", "note",
+    "attribute", "group", "n", "n_patients", "n_positive", "n_negative", "metric", "value", "low", "high", "chance",
+    "note",
 )  # fmt: skip
 GAP_COLUMNS: Final = (
     "attribute", "metric", "value", "low", "high", "n", "n_patients", "n_groups", "p", "p_holm", "note",
@@ -114,8 +115,9 @@ def judge(
     Returns:
         Of groups, a row per attribute, group and metric of METRICS, the first attribute being `all`; `value`, `low` and
         `high` are NaN, and `note` begins with "insufficient data", where fewer than `min_group` patients have the
-        finding or fewer than `min_group` have not. Of gaps, a row per attribute and gap of GAPS; NaN with a note where
-        fewer than two groups are sufficient.
+        finding or fewer than `min_group` have not; `chance` is the `ece` that a perfectly calibrated score would show
+        on average on the same images, simulated from the probabilities, and NaN beside any other metric. Of gaps, a row
+        per attribute and gap of GAPS; NaN with a note where fewer than two groups are sufficient.
     """
     cases = _cases(truth, probability, threshold, groups, patients)
     member = groups[~np.isnan(np.asarray(truth, dtype=float))].reset_index(drop=True)
@@ -212,7 +214,8 @@ def _groups(cases: Cases, member: pd.Series, of: Mapping[str, Drawn], recipe: Au
                 same = _means(metric, recipe.label)
                 value = of[group].value["ece"] if same == "ece" else exact[same]
                 found = _interval(same, cases, rows, value, of[group])
-            answer.append({**shared, "metric": metric, **_bounds(found)})
+            chance = of[group].chance if metric == "ece" and group in of else np.nan
+            answer.append({**shared, "metric": metric, **_bounds(found), "chance": chance})
     return answer
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from hilum.judgement.gate.evidence import SENSITIVITY, SHORTCUTS, Evidence, Measure, tolerance, worth
+from hilum.judgement.probing.tasks import NO_FINDING
 from hilum.recipe import Gate
 
 Word = Literal["pass", "fail", "insufficient data", "not asked"]
@@ -36,6 +37,12 @@ QUESTIONS: Final[Mapping[str, tuple[Bound, str]]] = {
     "ece": ("at most", "How far are its probabilities from what came true?"),
     "group_size": ("at least", "How many patients were seen in the smallest group by {by}?"),
     "shortcut": ("at most", "How far could it go by {by} instead of by signs of {label}?"),
+}
+# The label `no_finding` is of the healthy, so that "present" and "patients with it" would be said of health.
+_OF_HEALTH: Final[Mapping[str, str]] = {
+    "auroc": "Does it rank patients without a finding above patients with one?",
+    "sensitivity": "Are patients without a finding called so in every group by {by}?",
+    "shortcut": "How far could it go by {by} instead of by the absence of findings?",
 }
 _SPOKEN: Final = {"age_band": "age", "source": "dataset of origin", "": "sex, age and the like"}
 
@@ -125,6 +132,8 @@ class _Case:
     def __init__(self, evidence: Evidence, recipe: Gate, label: str, name: str, asked: float | None) -> None:
         self.evidence, self.recipe, self.label, self.name, self.tolerance = evidence, recipe, label, name, asked
         self.bound, self._asks = QUESTIONS[name]
+        if label == NO_FINDING:
+            self._asks = _OF_HEALTH.get(name, self._asks)
 
     def word(self, measure: Measure) -> Word:
         """The verdict on one measure."""
@@ -229,11 +238,14 @@ def _sizes(case: _Case) -> list[Criterion]:
 
 def _shortcuts(case: _Case) -> list[Criterion]:
     said = case.evidence.shortcuts
-    if said is None:
-        word: Word = INSUFFICIENT if case.recipe.shortcut_audit == "required" else NOT_ASKED
-        return [case.unanswered(word, f"no shortcut audit was made (there is no {SHORTCUTS})")]
-    if not said["label_known"]["n"]:
+    known = (
+        said["label_known"]["n"] if said is not None else case.evidence.answered or case.evidence.head.get("n_known")
+    )
+    if not known:
         return [case.unanswered(NOT_ASKED, f"{case.label.replace('_', ' ')} is known of no image of this modality")]
+    if said is None:
+        word: Word = NOT_ASKED if case.recipe.shortcut_audit == NOT_ASKED else INSUFFICIENT
+        return [case.unanswered(word, f"no shortcut audit was made (there is no {SHORTCUTS})")]
     wanted = case.recipe.shortcuts
     entries: list[Mapping[str, Any]] = [one for one in said["entries"] if not wanted or one["attribute"] in wanted]
     found = [case.answered(worth(entry), str(entry["attribute"])) for entry in entries]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from hilum.judgement.gate.criteria import FAIL, INSUFFICIENT, NOT_ASKED, PASS, Criterion, Word, figures
+from hilum.judgement.probing.tasks import NO_FINDING
 from hilum.page import Html, page, table, tag, text
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ _MUST: Final = {
     "average.",
     "group_size": "Every group has at least {t} patients in the test split.",
     "shortcut": "Going by that alone, as far as the image gives it away, would rank at most {h} of 100 pairs rightly.",
+}
+# The label `no_finding` is of the healthy.
+_MUST_OF_HEALTH: Final = {
+    "auroc": "Of a patient without a finding and one with, the first is ranked higher at least {h} times in 100.",
+    "sensitivity": "In every group at least {h} of 100 images without a finding are called so.",
+    "ece": "Of 100 patients who are given the same probability, the number of healthy ones is off by at most {h}, on "
+    "average.",
 }
 _SHOWN: Final[dict[tuple[Word, str], str]] = {
     ("pass", "at least"): "Shown: even the low end of the interval is good enough.",
@@ -92,11 +100,12 @@ def _consequence(verdict: "Verdict") -> str:
 
 def _table(criteria: list[Criterion], label: str) -> Html:
     rows = []
+    must_of = _MUST | (_MUST_OF_HEALTH if label == NO_FINDING.replace("_", " ") else {})
     for one in criteria:
         kind = next(name for name in sorted(_MUST, key=len, reverse=True) if one.criterion.startswith(name))
         must = ""
         if one.tolerance is not None:
-            must = _MUST[kind].format(label=label, t=f"{one.tolerance:g}", h=f"{100 * one.tolerance:g}")
+            must = must_of[kind].format(label=label, t=f"{one.tolerance:g}", h=f"{100 * one.tolerance:g}")
         rows.append(
             [
                 Html(f"{tag('strong', one.asks)}<br>{text(must)}"),

@@ -108,6 +108,16 @@ def counts(column: Column) -> tuple[str, str, str]:
     return f"{answer.score.n:,}", positive, f"{answer.score.n_patients:,}"
 
 
+def _fewest(column: Column) -> str:
+    """How many images there are of the class that limits a comparison: the rarer one."""
+    answer = column.answers[column.scored[0]]
+    if math.isnan(answer.n_positive):
+        return f"{answer.score.n:,} images"
+    n_positive = int(answer.n_positive)
+    n_negative = answer.score.n - n_positive
+    return f"{n_positive:,} positives" if n_positive <= n_negative else f"{n_negative:,} negatives"
+
+
 def established(table: Table, column: Column) -> str:
     """What a column's comparisons say of its best score."""
     if column.best is None:
@@ -126,13 +136,11 @@ def established(table: Table, column: Column) -> str:
         for one in compared
         if not one.established and one.difference.bounded
     ]
-    images, positive, _ = counts(column)
     wide = f", ±{max(halves):.{places}f}" if halves else ""
-    counted = f"{positive} positives" if positive else f"{images} images"
     tied = _list([table.called(row) for row in column.tied])
     if len(column.tied) == len(column.scored) > LISTED:
         tied = f"any of the {len(column.tied)} lines"
-    said = f"with {counted}{wide}: no order can be established between {tied}"
+    said = f"with {_fewest(column)}{wide}: no order can be established between {tied}"
     behind = [table.called(row) for row in column.scored if row not in column.tied]
     return said + (f"; shown to be worse than {top}, the highest score: {_list(behind)}" if behind else "")
 

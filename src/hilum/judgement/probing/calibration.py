@@ -4,16 +4,16 @@ Legend: N rows. `y_N` is 1 for positive and 0 for negative.
 """
 
 import math
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hilum.judgement import stats
+from hilum.judgement.stats import CALIBRATION_BINS, ROWS_PER_BIN
+
 Floats = NDArray[np.float64]
 Rule = Literal["youden", "sensitivity"]
-
-CALIBRATION_BINS: Final = 10
-ROWS_PER_BIN: Final = 20  # fewer rows make a bin's observed rate too noisy to compare
 
 
 def sigmoid(x_N: Floats) -> Floats:
@@ -82,11 +82,10 @@ def operating_point(
 def ece(y_N: NDArray[Any], probability_N: NDArray[Any]) -> tuple[float, int]:
     """Expected calibration error, sum over bins of n_b/n |mean p - mean y|, over bins of equal mass; and how many bins.
 
-    Naeini et al. 2015, equation 3; equal mass because equal width leaves most bins nearly empty at low prevalence.
+    Naeini et al. 2015, equation 3; equal mass because equal width leaves most bins nearly empty at low prevalence. The
+    bins are those of `stats.weighted_ece`, so that the card of a head and its audit say the same number.
     """
     bins = min(CALIBRATION_BINS, len(y_N) // ROWS_PER_BIN)
     if bins < 1:
         return math.nan, 0
-    parts = np.array_split(np.argsort(probability_N, kind="stable"), bins)
-    gaps = [len(part) * abs(probability_N[part].mean() - y_N[part].mean()) for part in parts]
-    return float(sum(gaps) / len(y_N)), bins
+    return float(stats.weighted_ece(np.ones((1, len(y_N))), y_N, probability_N, bins)[0]), bins

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hilum.judgement import stats
-from hilum.judgement.probing.calibration import CALIBRATION_BINS, ROWS_PER_BIN, operating_point, platt, sigmoid
+from hilum.judgement.probing.calibration import operating_point, platt, sigmoid
 from hilum.judgement.probing.svm import Floats
+from hilum.judgement.stats import CALIBRATION_BINS, ROWS_PER_BIN
 from hilum.recipe import Probe
 
 DECISIONS: Final = ("sensitivity", "specificity", "brier", "ece")

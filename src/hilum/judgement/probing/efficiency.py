@@ -77,7 +77,7 @@ def run(dataset: Path, vectors: Path, recipe: Probe, out: Path) -> pd.DataFrame:
     tasks = [task for task in asked if task.name in wanted]
     drawn = draws(table["patient_id"], train, recipe.efficiency.fractions, recipe.efficiency.draws, recipe.seed)
     patients = pd.factorize(table["patient_id"], sort=True)[0]
-    rows = _curves(np.asarray(embedded.z_ND, dtype=np.float64), patients, tasks, drawn, test, recipe, embedded)
+    rows = _curves(embedded.z_ND, patients, tasks, drawn, test, recipe, embedded)
     scores = pd.DataFrame(rows, columns=list(COLUMNS[2:]))
     scores.insert(0, "modality", embedded.facts.modality)
     scores.insert(0, "encoder", embedded.facts.encoder)
@@ -162,7 +162,7 @@ def mean_each(truth_M: Floats, score_JM: Floats) -> Floats:
 
 
 def _curves(
-    z_ND: Floats,
+    z_ND: NDArray[Any],
     patients: NDArray[Any],
     tasks: Sequence[Task],
     drawn: Sequence[Draw],
@@ -195,7 +195,7 @@ def _curves(
 
 
 def _share(
-    z_ND: Floats,
+    z_ND: NDArray[Any],
     patients: NDArray[Any],
     task: Task,
     drawn: Sequence[Draw],

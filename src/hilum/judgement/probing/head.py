@@ -9,6 +9,7 @@ head.json   whether it answers and why not, how it was made, and its figures wit
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from hilum.errors import CheckFailed, DatasetError
 from hilum.identity import Run, code_revision
 from hilum.judgement import stats
 from hilum.judgement.probing.calibration import Rule, cross_entropy, ece, operating_point, platt, sigmoid
-from hilum.judgement.probing.svm import Scaling, centre_and_length
+from hilum.judgement.probing.svm import Scaling, centre_and_length, scaled
 from hilum.recipe import Probe, digest
 
 Floats = NDArray[np.float64]
@@ -166,7 +167,7 @@ def fit(
         )
     probability_N = sigmoid(a * score_N + b)
     threshold = operating_point(y_N, probability_N, rule, min_sensitivity)
-    weight, bias = _fit(z_ND, y_N, *setting, weight_N)
+    ((weight, bias),) = _fits(z_ND, y_N, (setting,), weight_N)
     said = {
         "method": "L2 logistic regression on scaled embeddings; Platt calibration and threshold on out-of-fold "
         f"scores of {FOLDS} patient-disjoint folds of train and val",
@@ -229,7 +230,7 @@ def run(dataset: Path, vectors: Path, label: str, out: Path, recipe: Probe | Non
     )
     split = table["split"].to_numpy()
     patients = pd.factorize(table["patient_id"], sort=True)[0]
-    z_ND = np.asarray(embedded.z_ND, dtype=np.float64)
+    z_ND = embedded.z_ND  # memory-mapped float32: only the rows that are asked about are copied
     known = np.isfinite(y_N)
     fitted, tested = known & np.isin(split, ["train", "val"]), known & (split == "test")
     try:
@@ -318,9 +319,10 @@ def _out_of_fold(
     margins = np.zeros((len(settings), len(y_N)))
     for held in progress.track(range(FOLDS), "head", unit="fold"):
         rest, part = folds != held, folds == held
-        for i, setting in enumerate(settings):
-            weight, bias = _fit(z_ND[rest], y_N[rest], *setting, None if weight_N is None else weight_N[rest])
-            margins[i, part] = z_ND[part] @ weight + bias
+        found = _fits(z_ND[rest], y_N[rest], settings, None if weight_N is None else weight_N[rest])
+        held_ND = np.asarray(z_ND[part], dtype=np.float64)
+        for i, (weight, bias) in enumerate(found):
+            margins[i, part] = held_ND @ weight + bias
     best = int(np.argmin([cross_entropy(margin, y_N) for margin in margins]))
     return settings[best], margins[best]
 
@@ -339,15 +341,26 @@ def _folds(y_N: NDArray[Any], patients_N: NDArray[Any], seed: int) -> NDArray[np
     return np.asarray(fold_P[codes])
 
 
-def _fit(
-    z_ND: NDArray[Any], y_N: NDArray[Any], scaling: Scaling, penalty: float, weight_N: NDArray[Any] | None = None
-) -> tuple[Floats, float]:
-    """Weights on raw embeddings; fitted on scaled ones of mean squared length 1, so that C means the same for any D."""
-    mean_D, length_D = centre_and_length(z_ND, scaling)
-    # Far more steps than it takes: a fit that stopped early would not be the one that its C names.
-    model = LogisticRegression(C=penalty, max_iter=10_000).fit((z_ND - mean_D) / length_D, y_N, weight_N)
-    weight_D = model.coef_[0] / length_D
-    return weight_D, float(model.intercept_[0] - mean_D @ weight_D)
+def _fits(
+    z_ND: NDArray[Any],
+    y_N: NDArray[Any],
+    settings: Sequence[tuple[Scaling, float]],
+    weight_N: NDArray[Any] | None = None,
+) -> list[tuple[Floats, float]]:
+    """For each setting, weights on raw embeddings.
+
+    They are fitted on scaled ones of mean squared length 1, so that C means the same for any D; scaled once for all C.
+    """
+    found = {}
+    for scaling in dict.fromkeys(name for name, _ in settings):
+        mean_D, length_D = centre_and_length(z_ND, scaling)
+        x_ND = scaled(z_ND, mean_D, length_D)
+        for penalty in (c for name, c in settings if name == scaling):
+            # Far more steps than it takes: a fit that stopped early would not be the one that its C names.
+            model = LogisticRegression(C=penalty, max_iter=10_000).fit(x_ND, y_N, weight_N)
+            weight_D = model.coef_[0] / length_D
+            found[scaling, penalty] = weight_D, float(model.intercept_[0] - mean_D @ weight_D)
+    return [found[setting] for setting in settings]
 
 
 def _counts(y_N: NDArray[Any], patients_N: NDArray[Any]) -> dict[str, int]:

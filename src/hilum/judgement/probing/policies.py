@@ -11,7 +11,9 @@ alone: settings are chosen, and every score is made, on labels that are certain,
 """
 
 import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -83,12 +85,18 @@ def compare(dataset: Path, vectors: Path, recipe: Probe, out: Path) -> pd.DataFr
     asked = [_Asked(task, (raw[task.name] == UNCERTAIN).to_numpy()) for task in tasks]
     kernel: Machine = HEADLINE if HEADLINE in recipe.kernels else recipe.kernels[0]
     patients = pd.factorize(manifest["patient_id"], sort=True)[0]
-    z_ND = np.asarray(embedded.z_ND, dtype=np.float64)
-    rows: list[dict[str, Any]] = []
-    with bar(f"uncertain labels {embedded.facts.encoder}", len(asked), "label") as shown:
-        for one in asked:
-            rows += _label(z_ND, patients, one, kernel, sides, recipe)
+    # The machines work without the interpreter lock, so threads use all cores on one copy of the embeddings.
+    with (
+        ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool,
+        bar(f"uncertain labels {embedded.facts.encoder}", len(asked), "label") as shown,
+    ):
+
+        def of(one: _Asked) -> list[dict[str, Any]]:
+            found = _label(embedded.z_ND, patients, one, kernel, sides, recipe)
             shown.update()
+            return found
+
+        rows = [row for found in pool.map(of, asked) for row in found]
     scores = pd.DataFrame(rows, columns=list(COLUMNS[2:]))
     scores.insert(0, "modality", embedded.facts.modality)
     scores.insert(0, "encoder", embedded.facts.encoder)
@@ -137,7 +145,7 @@ def words(scores: pd.DataFrame) -> list[str]:
 
 
 def _label(
-    z_ND: Floats,
+    z_ND: NDArray[Any],
     patients: NDArray[Any],
     one: _Asked,
     kernel: Machine,
@@ -173,7 +181,7 @@ def _held(task: Task, sides: Sequence[Part]) -> tuple[NDArray[np.int64], Floats,
 
 
 def _score(
-    z_ND: Floats,
+    z_ND: NDArray[Any],
     patients: NDArray[Any],
     one: _Asked,
     policy: Policy,

@@ -148,8 +148,10 @@ def run(dataset: Path, vectors: Path, recipe: Probe, out: Path, label: str = "pn
             "n_patients": int(table["patient_id"].nunique()),
             "n_by_split": counts,
             "caution": cohort.facts.caution,
+            "layout": cohort.facts.layout,
             "run": whole,
             "embedding_run": embedded.facts.run,
+            "encoder_weights": embedded.facts.encoder_weights,
         },
     )
     return scores
@@ -158,7 +160,6 @@ def run(dataset: Path, vectors: Path, recipe: Probe, out: Path, label: str = "pn
 def _answer_all(
     embedded: Vectors, table: pd.DataFrame, tasks: Sequence[Task], asked: Sequence[Part], recipe: Probe
 ) -> list[Answered]:
-    z_ND = np.asarray(embedded.z_ND, dtype=np.float64)
     patients = pd.factorize(table["patient_id"], sort=True)[0]
     todo = [(task, kernel) for task in tasks if not task.short for kernel in recipe.kernels]
     title = f"probe {embedded.facts.encoder} {embedded.facts.modality}"
@@ -169,7 +170,7 @@ def _answer_all(
     ):
 
         def one(pair: tuple[Task, Machine]) -> Answered:
-            found = _answer(z_ND, patients, *pair, asked, recipe)
+            found = _answer(embedded.z_ND, patients, *pair, asked, recipe)
             shown.update()
             return found
 
@@ -177,7 +178,7 @@ def _answer_all(
 
 
 def _answer(
-    z_ND: Floats, patients: NDArray[Any], task: Task, kernel: Machine, asked: Sequence[Part], recipe: Probe
+    z_ND: NDArray[Any], patients: NDArray[Any], task: Task, kernel: Machine, asked: Sequence[Part], recipe: Probe
 ) -> Answered:
     answers: list[dict[str, NDArray[Any]]] = []
     settings = []

@@ -20,7 +20,7 @@ SHAPE: Final = "shape"
 PRESENT, ABSENT = "present", "absent"
 SPOKEN: Final = {  # as a clinician would say it, in the middle of a sentence
     "source": "the dataset of origin",
-    "site": "the hospital",
+    "site": "the site (hospital or place)",
     "scanner": "the scanner",
     "view": "the view",
     "sex": "the patient's sex",

@@ -2,6 +2,7 @@
 
 intervals       a score or a difference with its bounds; Wilson's interval of a proportion
 metrics         weighted metrics, for many resamples at once
+calibration     the calibration error of bins that stay, and what chance makes of it
 bootstrap       resampling patients: one score, or every group on the same resamples
 delong          AUROC without resampling, and the difference of two
 permutation     swapping two scores patient by patient
@@ -14,7 +15,12 @@ from hilum.judgement.stats.bootstrap import MIN_DEFINED_SHARE as MIN_DEFINED_SHA
 from hilum.judgement.stats.bootstrap import Grouped as Grouped
 from hilum.judgement.stats.bootstrap import Method as Method
 from hilum.judgement.stats.bootstrap import grouped_bootstrap as grouped_bootstrap
+from hilum.judgement.stats.bootstrap import grouped_bootstraps as grouped_bootstraps
 from hilum.judgement.stats.bootstrap import patient_bootstrap as patient_bootstrap
+from hilum.judgement.stats.calibration import ROWS_PER_BIN as ROWS_PER_BIN
+from hilum.judgement.stats.calibration import calibrated_ece as calibrated_ece
+from hilum.judgement.stats.calibration import equal_mass_bins as equal_mass_bins
+from hilum.judgement.stats.calibration import weighted_binned_ece as weighted_binned_ece
 from hilum.judgement.stats.delong import delong as delong
 from hilum.judgement.stats.delong import delong_covariance as delong_covariance
 from hilum.judgement.stats.delong import delong_difference as delong_difference
@@ -28,6 +34,7 @@ from hilum.judgement.stats.intervals import proportion as proportion
 from hilum.judgement.stats.intervals import undefined as undefined
 from hilum.judgement.stats.intervals import undefined_difference as undefined_difference
 from hilum.judgement.stats.intervals import wilson as wilson
+from hilum.judgement.stats.kernels import Asked as Asked
 from hilum.judgement.stats.metrics import CALIBRATION_BINS as CALIBRATION_BINS
 from hilum.judgement.stats.metrics import Statistic as Statistic
 from hilum.judgement.stats.metrics import weighted_auprc as weighted_auprc
@@ -43,6 +50,7 @@ from hilum.judgement.stats.metrics import weighted_r2 as weighted_r2
 from hilum.judgement.stats.metrics import weighted_selection_rate as weighted_selection_rate
 from hilum.judgement.stats.metrics import weighted_sensitivity as weighted_sensitivity
 from hilum.judgement.stats.metrics import weighted_specificity as weighted_specificity
+from hilum.judgement.stats.metrics import weighted_sum as weighted_sum
 from hilum.judgement.stats.multiplicity import benjamini_hochberg as benjamini_hochberg
 from hilum.judgement.stats.multiplicity import holm as holm
 from hilum.judgement.stats.permutation import swap_test as swap_test

@@ -5,7 +5,7 @@ patient are not independent; resampling them one by one would make intervals too
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -22,7 +22,7 @@ from hilum.judgement.stats.intervals import (
     undefined,
     undefined_difference,
 )
-from hilum.judgement.stats.kernels import kernel
+from hilum.judgement.stats.kernels import Asked, kernels
 from hilum.judgement.stats.metrics import Statistic
 from hilum.progress import bar
 
@@ -60,6 +60,10 @@ class Grouped(Generic[G]):
     method: Method
     jackknife_JG: Floats
     touched_JG: NDArray[np.bool_]
+
+    def replicates(self, group: G) -> Floats:
+        """The replicates of a group, (R,); a single NaN where nobody was resampled, for want of a second patient."""
+        return self.drawn_RG[:, self.groups.index(group)] if len(self.drawn_RG) else np.full(1, math.nan)
 
     def interval(self, group: G) -> Interval:
         """The metric of a group with its interval."""
@@ -137,7 +141,8 @@ def patient_bootstrap(
     """
     codes, known = pd.factorize(np.asarray(patients), sort=True)
     rows = {"all": np.arange(len(codes))}
-    return _resampled(statistic, codes, len(known), rows, replicates, seed, arrays, method).interval("all")
+    [found] = _resampled([(statistic, arrays)], codes, len(known), rows, replicates, seed, method)
+    return found.interval("all")
 
 
 def grouped_bootstrap(
@@ -164,61 +169,93 @@ def grouped_bootstrap(
         arrays: Of all rows, of length N along the first axis.
         method: Of the intervals.
     """
+    return grouped_bootstraps({"": (statistic, arrays)}, patients, groups, replicates, seed, method)[""]
+
+
+def grouped_bootstraps(
+    asked: Mapping[str, Asked],
+    patients: ArrayLike,
+    groups: Mapping[G, NDArray[Any]],
+    replicates: int,
+    seed: int,
+    method: Method = "percentile",
+) -> dict[str, Grouped[G]]:
+    """Several scores in every group: those that `grouped_bootstrap` gives one by one, with the patients drawn once.
+
+    Args:
+        asked: By name a metric, and the arrays that it takes after the weights, of all rows.
+        patients: As for `grouped_bootstrap`, as are the others.
+        groups: Rows of each group.
+        replicates: How many resamples.
+        seed: Same seed, same patients, same resamples.
+        method: Of the intervals.
+    """
     codes, known = pd.factorize(np.asarray(patients), sort=True)
     numbers = np.arange(len(codes))
     rows = {name: numbers[np.asarray(chosen)] for name, chosen in groups.items()}
-    return _resampled(statistic, codes, len(known), rows, replicates, seed, arrays, method)
+    found = _resampled(list(asked.values()), codes, len(known), rows, replicates, seed, method)
+    return dict(zip(asked, found, strict=True))
 
 
 def _resampled(
-    statistic: Statistic,
+    asked: Sequence[Asked],
     codes: NDArray[np.int64],
     n_patients: int,
     rows: Mapping[G, NDArray[np.int64]],
     replicates: int,
     seed: int,
-    arrays: tuple[NDArray[Any], ...],
     method: Method,
-) -> Grouped[G]:
-    assert all(len(array) == len(codes) for array in arrays), "patients and arrays have one entry per row"
-    kernels = [
-        kernel(statistic, codes[r], *(array[r] for array in arrays)) if len(r) else _nothing for r in rows.values()
+) -> list[Grouped[G]]:
+    """All metrics, in order, in every group."""
+    every = [array for _, arrays in asked for array in arrays]
+    assert all(len(array) == len(codes) for array in every), "patients and arrays have one entry per row"
+    prepared = [
+        kernels([(statistic, [array[r] for array in arrays]) for statistic, arrays in asked], codes[r])
+        if len(r)
+        else None
+        for r in rows.values()
     ]
     present = [np.unique(codes[r]) for r in rows.values()]
+    shape = len(prepared), len(asked)
 
     def compute(times_RP: NDArray[np.unsignedinteger[Any]]) -> Floats:
-        return np.stack([each(times_RP) for each in kernels], axis=1)
+        found_RGM = np.full((len(times_RP), *shape), math.nan)
+        for g, each in enumerate(prepared):
+            if each is not None:
+                found_RGM[:, g] = each(times_RP)
+        return found_RGM
 
     largest = max([1, n_patients, *map(len, rows.values())])
     step = max(1, min(replicates, CHUNK_ELEMENTS // largest))
-    value_G = compute(np.ones((1, n_patients), dtype=np.uint8))[0] if kernels else np.empty(0)
-    asked = bool(np.isfinite(value_G).any()) and n_patients > 1
-    random, drawn = np.random.default_rng(seed), [np.empty((0, len(kernels)))]
-    with bar(
-        "resample patients", replicates, "resample", silent=replicates * sum(map(len, rows.values())) < SHOWN_ELEMENTS
-    ) as shown:
-        for start in range(0, replicates if asked else 0, step):
+    value_GM = compute(np.ones((1, n_patients), dtype=np.uint8))[0]
+    defined = bool(np.isfinite(value_GM).any()) and n_patients > 1
+    random, drawn = np.random.default_rng(seed), [np.empty((0, *shape))]
+    elements = replicates * sum(map(len, rows.values())) * len(asked)
+    with bar("resample patients", replicates, "resample", silent=elements < SHOWN_ELEMENTS) as shown:
+        for start in range(0, replicates if defined else 0, step):
             drawn.append(compute(resampling.times_drawn(random, min(step, replicates - start), n_patients)))
             shown.update(len(drawn[-1]))
-    jackknife, touched = [np.empty((0, len(kernels)))], np.zeros((0, len(kernels)), dtype=bool)
-    if method == "bca" and asked:
+    jackknife, touched_JG = [np.empty((0, *shape))], np.zeros((0, shape[0]), dtype=bool)
+    if method == "bca" and defined:
         set_P = resampling.jackknife_sets(n_patients, seed)
         jackknife += [compute(times) for times in resampling.left_out(set_P, step)]
-        touched = np.stack([np.isin(np.arange(set_P.max() + 1), set_P[own]) for own in present], axis=1)
-    return Grouped(
-        tuple(rows),
-        value_G,
-        np.concatenate(drawn),
-        np.array([len(r) for r in rows.values()], dtype=np.int64),
-        np.array([len(own) for own in present], dtype=np.int64),
-        method,
-        np.concatenate(jackknife),
-        touched,
-    )
-
-
-def _nothing(times_RP: NDArray[np.unsignedinteger[Any]]) -> Floats:
-    return np.full(len(times_RP), math.nan)
+        touched_JG = np.stack([np.isin(np.arange(set_P.max() + 1), set_P[own]) for own in present], axis=1)
+    drawn_RGM, jackknife_JGM = np.concatenate(drawn), np.concatenate(jackknife)
+    n_G = np.array([len(r) for r in rows.values()], dtype=np.int64)
+    n_patients_G = np.array([len(own) for own in present], dtype=np.int64)
+    return [
+        Grouped(
+            tuple(rows),
+            value_GM[:, m],
+            drawn_RGM[:, :, m],
+            n_G,
+            n_patients_G,
+            method,
+            jackknife_JGM[:, :, m],
+            touched_JG,
+        )
+        for m in range(len(asked))
+    ]
 
 
 def _interval(value: float, drawn_R: Floats, n: int, n_patients: int, method: Method, jackknife_J: Floats) -> Interval:

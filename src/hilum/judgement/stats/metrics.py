@@ -18,6 +18,9 @@ from hilum.judgement.stats.intervals import Floats
 
 Statistic = Callable[..., Floats]
 Terms = Sequence[tuple[Floats, Floats]]  # what is summed above and below the line, (N,) each
+Sums = tuple[
+    Sequence[Floats], Callable[[Floats], Floats]
+]  # T columns of rows, (N,) each; from their sums (R, T) to (R,)
 
 CALIBRATION_BINS: Final = 10  # as usual since Guo et al. 2017; equal mass here
 
@@ -156,6 +159,11 @@ def weighted_brier(w_RN: Floats, y_N: NDArray[Any], probability_N: NDArray[Any])
 def weighted_mean(w_RN: Floats, value_N: NDArray[Any]) -> Floats:
     """Weighted mean, (R,): a rate where the values are True and False; NaN where the weights sum to zero."""
     return _summed(w_RN, _mean(value_N))
+
+
+def weighted_sum(w_RN: Floats, value_N: NDArray[Any]) -> Floats:
+    """Weighted sum, (R,): a count where the values are True and False."""
+    return np.asarray(w_RN @ np.asarray(value_N, dtype=float))
 
 
 def weighted_mae(w_RN: Floats, truth_N: NDArray[Any], predicted_N: NDArray[Any]) -> Floats:

@@ -1,4 +1,4 @@
-"""A real browser for the page: Debian's Chromium, without a screen and without a GPU."""
+"""A real browser for pages: Debian's Chromium, without a screen and without a GPU."""
 
 import shutil
 from collections.abc import Iterator
