@@ -41,6 +41,22 @@ def test_reports_are_typed_artifacts(documents):
     } <= shown  # fmt: skip
 
 
+def test_every_page_of_a_run_can_be_opened_from_the_ui(documents):
+    shown = {
+        f"{name.removeprefix('comp-')}.{output}": artifact["artifactType"]["schemaTitle"].removeprefix("system.")
+        for name, component in documents[0]["components"].items()
+        if "executorLabel" in component
+        for output, artifact in component.get("outputDefinitions", {}).get("artifacts", {}).items()
+    }
+    pages = {name for name, kind in shown.items() if kind == "HTML"}
+    assert pages == {
+        "validate.report", "probe.explorer", "probe.uncertain", "audit.drift", "audit.fairness", "audit.shortcuts",
+        "audit.mitigation", "finetune.fusion", "compare.leaderboard", "gate.page",
+    }  # fmt: skip
+    assert {name for name, kind in shown.items() if kind == "Markdown"} == {"compare.summary", "finetune.table"}
+    assert (shown["probe.metrics"], shown["probe.roc"]) == ("Metrics", "ClassificationMetrics")
+
+
 def test_training_asks_for_a_gpu_node_and_retries(documents):
     ir, platform = documents
     executors = ir["deploymentSpec"]["executors"]
