@@ -16,6 +16,7 @@ from hilum.data.store import FACTS, MANIFEST, Dataset, read_json, write_json
 from hilum.identity import code_revision
 from hilum.judgement import judge, showing
 from hilum.judgement.fusion import ladder
+from hilum.judgement.report import revisions
 from hilum.learning import embedding, finetune, training
 from hilum.recipe import Recipe, Train
 
@@ -33,13 +34,13 @@ RECIPE = Recipe.model_validate(
 )
 PAGES = {
     "index", "validation", "leaderboard", "fairness", "audit", "shortcuts", "mitigation", "explore", "policies",
-    "fusion", "gate", "nothing",
+    "fusion", "gate", "nothing", "drift",
 }  # fmt: skip
 
 
-def named_dataset(path: Path) -> Path:
+def named_dataset(path: Path, patients: int = 120) -> Path:
     """A dataset whose ids are names of a patient and of files, with a few uncertain labels, and one duplicate."""
-    dataset = make_dataset(path, n_patients=120)
+    dataset = make_dataset(path, n_patients=patients)
     table = pd.read_parquet(dataset / MANIFEST)
     table["pneumonia"] = np.where(np.arange(len(table)) % 23 == 0, -1.0, table["pneumonia"])
     table["image_id"] = "scans/Doe_Jane/" + table["image_id"] + ".dcm"
@@ -73,6 +74,9 @@ def pages(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     judge.compare(root / "validation", [scores], [findings], [tuned], root / "out")
     judge.gate([encoder], [scores], [findings], RECIPE, root / "candidate", root / "gate")
     facts = scores / judge.PROBE_FACTS
+    elsewhere = named_dataset(root / "cohort-before", patients=100)
+    embedding.run(elsewhere, encoder, root / "before")
+    revisions.run(elsewhere, dataset, RECIPE.audit, root / "drift", (root / "before", vectors))
     showing.show(root / "none", root / "nothing.html", "There is nothing to show.", facts)
     found = {path.read_bytes(): path for path in sorted(root.rglob("*.html"), reverse=True)}  # some are copied
     assert {path.stem for path in found.values()} == PAGES

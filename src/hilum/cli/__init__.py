@@ -32,7 +32,7 @@ for _verb in (
     *(datasets.phantom, datasets.ingest, datasets.unite, datasets.validate),
     *(learning.train, learning.embed, learning.imagine, learning.finetune, learning.fusion),
     *(judging.probe, judging.audit, judging.compare, judging.explore, judging.figures, judging.gate),
-    *(judging.efficiency, judging.policies, judging.mitigate, judging.shortcuts),
+    *(judging.drift, judging.efficiency, judging.policies, judging.mitigate, judging.shortcuts),
     *(delivering.export, delivering.predict, delivering.serve, delivering.dossier),
     whole.run,
 ):
