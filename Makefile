@@ -6,14 +6,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Rows at which `make bench` measures judgement; without the last, minutes instead of an hour or two.
+GROWTH ?= 1000,20000,223414
+# Where the image sets of `make reports` lie, and which of them.
+SOURCES ?= ../shared/data
+DATASETS ?= nih,covid_chestxray,kermany,oasis
 
-.PHONY: help demo test test-all lint bench lock pipeline clean
+.PHONY: help demo test test-all lint bench reports lock pipeline clean
 
 help:
 	@echo "make demo      dataset revision -> validated, trained, judged, released, served, answered"
 	@echo "make test      the test suite (make test-all adds the slow ones)"
 	@echo "make lint      ruff, mypy --strict, import-linter"
-	@echo "make bench     performance as ratios, each in one run"
+	@echo "make bench     performance as ratios, each in one run (GROWTH=1000,20000: without CheXpert's whole size)"
+	@echo "make reports   the whole judgement of real image sets (SOURCES=folder, DATASETS=nih,...), and its summary pages"
 	@echo "make pipeline  write build/hilum-training.yaml for the Kubeflow UI"
 	@echo "make lock      resolve requirements.in into requirements.lock anew"
 
@@ -51,6 +57,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/validation.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/resampling.py
+	$(BIN)/python benchmarks/growth.py --sizes $(GROWTH)
+
+reports: $(STAMP)
+	$(BIN)/python benchmarks/reports --sources $(SOURCES) --datasets $(DATASETS)
 
 pipeline: $(STAMP)
 	$(BIN)/python -m pipelines.compile --out build
