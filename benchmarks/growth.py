@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where PYTHONSAFEPATH is set, as in the Makefile
 from growth_cohort import make
 from growth_parts import PARTS
 
