@@ -19,7 +19,7 @@ def export(
     from pathlib import Path
 
     import serving
-    from hilum.delivery import export
+    from hilum.delivery.releasing import export
     from hilum.recipe import Recipe
 
     export.export_all(

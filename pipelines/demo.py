@@ -12,7 +12,7 @@ from typing import Final
 
 import serving
 from hilum.data import layouts
-from hilum.delivery import torchserve
+from hilum.delivery.fronts import torchserve
 from pipelines import local
 
 HERE: Final = Path(__file__).parent

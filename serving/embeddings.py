@@ -4,7 +4,7 @@ TorchServe wants exactly one class in this module, and calls `initialize` once a
 """
 
 import hilum  # noqa: F401  first: it switches ONNX Runtime's telemetry off
-from hilum.delivery import exchange
+from hilum.delivery.fronts import exchange
 
 
 class EmbeddingsHandler:

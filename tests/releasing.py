@@ -16,8 +16,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from hilum.data.anatomy.cohort import COVARIATES, LABELS, shots
 from hilum.data.manifest import assign_splits, conform
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, DatasetFacts, write_json
-from hilum.delivery import export
-from hilum.delivery.sources import Judged
+from hilum.delivery.releasing import export
+from hilum.delivery.releasing.sources import Judged
 from hilum.judgement.gate import verdict as verdicts
 from hilum.judgement.gate.override import Override
 from hilum.judgement.probing import head

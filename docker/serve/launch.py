@@ -21,9 +21,9 @@ from pathlib import Path
 
 import hilum  # noqa: F401  first: it switches ONNX Runtime's telemetry off
 import serving
-from hilum.delivery.archive import archive
 from hilum.delivery.machine import usable_cores
 from hilum.delivery.predictor import Release
+from hilum.delivery.releasing.archive import archive
 from hilum.errors import HilumError, ReleaseError, UsageError
 
 LOOPBACK = "127.0.0.1"

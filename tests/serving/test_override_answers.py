@@ -7,7 +7,7 @@ import pytest
 import releasing
 from releasing import SERVING, SOMEBODY, drawn_image, encoded, photograph
 
-from hilum.delivery.archive import archive
+from hilum.delivery.releasing.archive import archive
 from serving.embeddings import EmbeddingsHandler
 from serving.pneumonia import PneumoniaHandler
 

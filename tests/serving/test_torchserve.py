@@ -16,8 +16,8 @@ import psutil
 import pytest
 from releasing import SERVING, dicom, drawn_image, encoded, photograph
 
-from hilum.delivery import torchserve
 from hilum.delivery.desk import Desk, Request
+from hilum.delivery.fronts import torchserve
 from hilum.errors import HilumError, ReleaseError, UsageError
 
 
@@ -159,7 +159,7 @@ def test_a_worker_that_fails_ends_the_start_with_its_words(mr_release, tmp_path)
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_serve_ends_in_order_on_a_signal(mr_release, tmp_path, name):
     code = (
-        "import sys; from pathlib import Path; from hilum.delivery import torchserve; "
+        "import sys; from pathlib import Path; from hilum.delivery.fronts import torchserve; "
         "torchserve.serve([Path(sys.argv[1])], serving=Path(sys.argv[2]), port=0, workers=1)"
     )
     with subprocess.Popen(

@@ -36,8 +36,8 @@ def export(
     recipe: Path | None,
 ) -> None:
     """Export a release: ONNX, cards, golden images, archives, dossier."""
-    from hilum.delivery import export as exporting
-    from hilum.delivery.sources import Judged
+    from hilum.delivery.releasing import export as exporting
+    from hilum.delivery.releasing.sources import Judged
     from hilum.judgement.gate.override import Override
 
     judged = Judged(probed, audited, shortcuts, verdict, validation, Override.of(override_by, override_reason))
@@ -64,7 +64,7 @@ def predict(release: Path, files: tuple[Path, ...], out: Path | None) -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes per model.  [default: usable cores, shared]")
 def serve(releases: tuple[Path, ...], port: int, workers: int | None) -> None:
     """Serve releases with TorchServe until Ctrl-C."""
-    from hilum.delivery import torchserve
+    from hilum.delivery.fronts import torchserve
 
     torchserve.serve(list(releases), port=port, workers=workers, serving=_serving())
 

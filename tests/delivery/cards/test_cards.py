@@ -16,9 +16,10 @@ from releasing import LENIENT, SERVING, audit, gated, phantom_dataset, trained
 
 from hilum.data import expectations
 from hilum.data.store import Dataset
-from hilum.delivery import cards, export
+from hilum.delivery import cards
 from hilum.delivery.cards import cohort, markdown, writing
 from hilum.delivery.dossier import draw_up
+from hilum.delivery.releasing import export
 from hilum.judgement.gate import verdict as verdicts
 from hilum.judgement.gate.override import Override
 from hilum.recipe import Export

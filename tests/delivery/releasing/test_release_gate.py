@@ -11,10 +11,12 @@ import pytest
 import releasing
 from releasing import LENIENT, SERVING, SOMEBODY, drawn_image, encoded, gated, phantom_dataset, photograph, trained
 
-from hilum.delivery import batch, dossier, exchange, export
+from hilum.delivery import batch, dossier
 from hilum.delivery.card import ReleaseCard
 from hilum.delivery.desk import Desk
-from hilum.delivery.sources import Judged, Sources
+from hilum.delivery.fronts import exchange
+from hilum.delivery.releasing import export
+from hilum.delivery.releasing.sources import Judged, Sources
 from hilum.errors import CheckFailed, DatasetError, ReleaseError, UsageError
 from hilum.judgement.gate import verdict as verdicts
 from hilum.recipe import Export

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from hilum.delivery.archive import archive
 from hilum.delivery.machine import free_port, refuse_taken, usable_cores
 from hilum.delivery.predictor import Predictor, Release
+from hilum.delivery.releasing.archive import archive
 from hilum.errors import HilumError, ReleaseError, UsageError
 from hilum.progress import bar
 

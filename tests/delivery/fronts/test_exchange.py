@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from releasing import drawn_image, encoded
 
-from hilum.delivery import exchange
 from hilum.delivery.desk import Desk
+from hilum.delivery.fronts import exchange
 
 
 class Context:

@@ -4,7 +4,7 @@ encoder.onnx     image -> embedding and, with a head, probability
 card.json        what it is and how well it does (hilum.delivery.card)
 limits.npz       which images it answers for; absent where there were too few to say
 golden/          phantom images with the answers that a server must reproduce before it serves
-evidence/        what the judgement found (hilum.delivery.sources.JUDGED), and what the dataset is made of
+evidence/        what the judgement found (hilum.delivery.releasing.sources.JUDGED), and what the dataset is made of
 MODEL_CARD.md    the model and its dataset for people, from the files above alone (hilum.delivery.cards)
 DATASET_CARD.md
 dossier.json     the hashes of all of this and of what it rests on, chained
@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from hilum import __version__
 from hilum.data.layouts import phantom
 from hilum.data.store import write_json
-from hilum.delivery import dossier, graph, limits
-from hilum.delivery.archive import archive
+from hilum.delivery import dossier, limits
 from hilum.delivery.card import (
     CARD,
     EMBEDDINGS,
@@ -45,7 +44,9 @@ from hilum.delivery.card import (
 )
 from hilum.delivery.cards import writing
 from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden, session
-from hilum.delivery.sources import Judged, Sources
+from hilum.delivery.releasing import graph
+from hilum.delivery.releasing.archive import archive
+from hilum.delivery.releasing.sources import Judged, Sources
 from hilum.errors import ReleaseError, UsageError
 from hilum.judgement import stats
 from hilum.judgement.probing.head import Head

@@ -11,10 +11,10 @@ from releasing import SERVING, gated, phantom_dataset, trained
 
 from hilum.data.layouts import phantom
 from hilum.data.store import Dataset
-from hilum.delivery import export, graph
 from hilum.delivery.card import ReleaseCard
 from hilum.delivery.predictor import infer, session
-from hilum.delivery.sources import Judged
+from hilum.delivery.releasing import export, graph
+from hilum.delivery.releasing.sources import Judged
 from hilum.errors import CheckFailed, DatasetError, UsageError
 from hilum.judgement.gate.override import Override
 from hilum.judgement.probing.head import Head

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from releasing import LENIENT, SERVING, audit, drawn_image, encoded, phantom_dataset, trained
 
-from hilum.delivery import batch, dossier, exchange, export
-from hilum.delivery.archive import archive
+from hilum.delivery import batch, dossier
 from hilum.delivery.card import Mitigated, ReleaseCard
 from hilum.delivery.desk import Desk, Request
+from hilum.delivery.fronts import exchange
 from hilum.delivery.predictor import Predictor
-from hilum.delivery.sources import Judged
+from hilum.delivery.releasing import export
+from hilum.delivery.releasing.archive import archive
+from hilum.delivery.releasing.sources import Judged
 from hilum.errors import ReleaseError
 from hilum.judgement.fairness import mitigation
 from hilum.judgement.gate import verdict as verdicts

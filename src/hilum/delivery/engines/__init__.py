@@ -1,0 +1,1 @@
+"""Engines: what runs a release's graph, each with its precision said aloud."""

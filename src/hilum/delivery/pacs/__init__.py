@@ -1,0 +1,1 @@
+"""The picture archive: DICOM studies in, structured reports out."""
