@@ -43,7 +43,7 @@ def test_the_override_stands_in_every_answer(base, tmp_path, question, kind):
     )
     assert json.loads(film)["gate"] == {"verdict": "fail", "override": SOMEBODY.model_dump()}
     assert context.status == {1: 422, 2: 415}
-    assert {json.loads(refused)["code"], json.loads(broken)["code"]} == {422, 415}
+    assert {json.loads(refused)["status"], json.loads(broken)["status"]} == {422, 415}
     for number in range(3):
         told = {key: unquote(value) for key, value in context.headers[number].items() if key != "content-type"}
         assert told == {f"x-override-{name}": value for name, value in SOMEBODY.model_dump().items()}

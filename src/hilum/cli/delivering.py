@@ -1,5 +1,6 @@
 """Verbs that make a release and answer with it."""
 
+import json
 from pathlib import Path
 
 import click
@@ -60,13 +61,49 @@ def predict(release: Path, files: tuple[Path, ...], out: Path | None) -> None:
 
 @verb("hilum serve out/demo/releases/xr-moco out/demo/releases/mr-moco --port 8080")
 @click.argument("releases", nargs=-1, required=True, type=EXISTING)
+@click.option("--front", type=click.Choice(["torchserve", "starlette"]), default="torchserve", show_default=True)
 @click.option("--port", default=8080, show_default=True, help="Of predictions; management is port + 1, metrics + 2.")
-@click.option("--workers", type=click.IntRange(1), help="Processes per model.  [default: usable cores, shared]")
-def serve(releases: tuple[Path, ...], port: int, workers: int | None) -> None:
-    """Serve releases with TorchServe until Ctrl-C."""
-    from hilum.delivery.fronts import torchserve
+@click.option("--workers", type=click.IntRange(1), help="Processes (TorchServe: per model).  [default: usable cores]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of predictions.  [starlette]")
+@click.option("--keys", type=FILE, help="File of tokens; one is made where there is none.  [starlette]")
+@click.option("--no-keys", "open_to_all", is_flag=True, help="Ask for no tokens; on loopback only.  [starlette]")
+@click.option("--tls", nargs=2, type=FILE, help="Certificate and key, PEM.  [starlette]")
+@click.option(
+    "--waiting", type=click.IntRange(0), default=64, show_default=True, help="Calls that may wait.  [starlette]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Say where it answers as a line of JSON.  [starlette]")
+def serve(
+    releases: tuple[Path, ...],
+    front: str,
+    port: int,
+    workers: int | None,
+    host: str,
+    keys: Path | None,
+    open_to_all: bool,
+    tls: tuple[Path, Path] | None,
+    waiting: int,
+    as_json: bool,
+) -> None:
+    """Serve releases until Ctrl-C: with TorchServe, or with the maintained front."""
+    if front == "torchserve":
+        from hilum.delivery.fronts import torchserve
 
-    torchserve.serve(list(releases), port=port, workers=workers, serving=_serving())
+        torchserve.serve(list(releases), port=port, workers=workers, serving=_serving())
+        return
+    from hilum.delivery.fronts import door
+    from hilum.delivery.fronts.crew import Bounds
+
+    settings = door.Settings(
+        releases,
+        host=host,
+        port=port,
+        workers=workers,
+        keys=keys,
+        open_to_all=open_to_all,
+        tls=tls,
+        bounds=Bounds(waiting=waiting),
+    )
+    door.serve(settings, json.dumps if as_json else door.greeting)
 
 
 @click.group()

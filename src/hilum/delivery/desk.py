@@ -4,7 +4,7 @@ The modality is what the DICOM header says, else what the caller declares, else 
 recognise. Where none of these decides, the image is refused with what would help: nothing is answered on a guess.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,10 +41,18 @@ class Request:
     Attributes:
         content: The bytes of a PNG, JPEG or DICOM file.
         modality: `XR` or `MR` where the caller declares it.
+        covariates: Vital signs and the like by name, None where unknown.
+        neighbours: How many of the nearest training cases the answer names.
+        saliency: Whether the answer shows what moved it.
+        seen: Whether the answer shows the image as the model saw it.
     """
 
     content: bytes
     modality: str | None = None
+    covariates: Mapping[str, float | None] | None = None
+    neighbours: int = 0
+    saliency: bool = False
+    seen: bool = False
 
 
 @dataclass(frozen=True)

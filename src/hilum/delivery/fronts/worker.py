@@ -1,0 +1,139 @@
+"""A worker: one process that answers calls over a socket, one after the other, until the socket is closed.
+
+It is started by fronts.crew, proves its releases on their golden images before it says that it is ready, and knows
+nothing of HTTP servers. What takes it down (a decoder that crashes, memory that runs out) takes no other call with it.
+
+A frame is two lengths (of a JSON head, of a body), big-endian 4 and 8 bytes, the head and the body. The worker begins
+with a frame {"ready": true} or {"failed": SENTENCE}. A call's head holds task, question, headers and query; the reply's
+status, content_type, headers and outcomes.
+"""
+
+import gc
+import json
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hilum.delivery.desk import Desk
+from hilum.delivery.fronts import wire
+from hilum.delivery.fronts.asking import Call
+from hilum.delivery.fronts.refusals import CallError
+from hilum.delivery.fronts.wire import Reply
+from hilum.delivery.predictor import Release
+from hilum.errors import HilumError
+
+LENGTHS: Final = struct.Struct("!IQ")
+Task = Literal["predictions", "infer"]
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker is started with.
+
+    Attributes:
+        releases: Release folders.
+        engine: That runs their graphs.
+        threads: Of the engine, per image.
+    """
+
+    releases: tuple[str, ...]
+    engine: str
+    threads: int = 1
+
+
+def frame(head: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
+    """A frame in two pieces: lengths and head, and the body, which need not be copied."""
+    said = json.dumps(head, separators=(",", ":")).encode()
+    return LENGTHS.pack(len(said), len(body)) + said, body
+
+
+def desks(orders: Orders) -> dict[str, Desk]:
+    """A desk per question that a release answers.
+
+    Raises:
+        ReleaseError: A release does not load, or does not answer its golden images.
+    """
+    opened = [Release.open(Path(path)) for path in orders.releases]
+    questions = dict.fromkeys(question for release in opened for question in release.card.answers)
+    return {question: Desk(opened, question, orders.threads) for question in questions}
+
+
+def main(descriptor: int, orders: Orders) -> None:
+    """Load, say so, and answer until the other side is gone."""
+    # Ctrl-C and a stopping container reach the whole group; the parent decides when a worker's work is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as wires:
+        try:
+            opened = desks(orders)
+        except HilumError as error:
+            _send(wires, {"failed": str(error)}, b"")
+            return
+        _send(wires, {"ready": True}, b"")
+        gc.freeze()  # what is loaded stays: the collector need not look through it after every call
+        while (received := _receive(wires)) is not None:
+            head, body = received
+            call = Call(body, head["headers"], head["query"])
+            reply = _answered(_TASKS[head["task"]], opened[head["question"]], call)
+            said = asdict(reply)
+            _send(wires, {key: value for key, value in said.items() if key != "body"}, reply.body)
+
+
+def _answered(task: Callable[[Desk, Call], Reply], desk: Desk, call: Call) -> Reply:
+    """A reply in any case: an error that nobody foresaw is hilum's fault, not the caller's, and ends no worker."""
+    try:
+        return task(desk, call)
+    except Exception as error:
+        places = traceback.extract_tb(error.__traceback__)[-3:]
+        # The kind and the places, never the message: it may hold what a file says of a patient.
+        told = ", ".join(f"{Path(place.filename).name}:{place.lineno}" for place in places)
+        print(f"hilum: a call failed with {type(error).__name__} ({told})", file=sys.stderr, flush=True)
+        return wire.refusal(CallError("fault", "the server failed at this call", "report it, with the time", 500))
+
+
+def _infer(desk: Desk, call: Call) -> Reply:
+    from hilum.delivery.fronts import inference_protocol
+
+    status, kind, body, headers = inference_protocol.answer_v2(desk, call.content, call.headers)
+    return Reply(status, body, kind, headers, ("answered" if status == 200 else "refused:infer",))
+
+
+_TASKS: Final[dict[Task, Callable[[Desk, Call], Reply]]] = {"predictions": wire.answer, "infer": _infer}
+
+
+def _send(wires: socket.socket, head: dict[str, Any], body: bytes) -> None:
+    first, second = frame(head, body)
+    wires.sendall(first)
+    if second:
+        wires.sendall(second)
+
+
+def _receive(wires: socket.socket) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None where the other side is gone."""
+    lengths = _exactly(wires, LENGTHS.size)
+    if lengths is None:
+        return None
+    head_length, body_length = LENGTHS.unpack(lengths)
+    head, body = _exactly(wires, head_length), _exactly(wires, body_length)
+    return (json.loads(head), bytes(body)) if head is not None and body is not None else None
+
+
+def _exactly(wires: socket.socket, length: int) -> bytearray | None:
+    buffer = bytearray(length)
+    view, at = memoryview(buffer), 0
+    while at < length:
+        got = wires.recv_into(view[at:])
+        if not got:
+            return None
+        at += got
+    return buffer
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Orders(**json.loads(sys.argv[2])))
