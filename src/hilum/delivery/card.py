@@ -17,6 +17,7 @@ from hilum.recipe import Preprocessing
 CARD: Final = "card.json"
 MODEL: Final = "encoder.onnx"
 LIMITS: Final = "limits.npz"
+CASES: Final = "cases.npz"
 GOLDEN: Final = "golden"
 EVIDENCE: Final = "evidence"
 INTENDED_USE: Final = (
@@ -66,6 +67,15 @@ class Calibration(Part):
     expected_calibration_error: Measured
 
 
+class ReliabilityBin(Part):
+    """Held-out images to which the head gave about the same probability, and how many of them had the finding."""
+
+    low: float = Field(ge=0, le=1, description="Probabilities from here ...")
+    high: float = Field(ge=0, le=1, description="... to here.")
+    n_positive: int
+    observed: Measured
+
+
 class Mitigated(Part):
     """What the head was fitted with against a gap between groups; answers are not those of the head as it was."""
 
@@ -89,6 +99,10 @@ class HeadCard(Part):
     auroc: Measured
     operating_point: OperatingPoint
     calibration: Calibration
+    reliability: tuple[ReliabilityBin, ...] = Field(
+        (), description="Of equal mass; none where there were too few images."
+    )
+    prevalence: Measured | None = Field(None, description="Share of held-out images that had the finding.")
     n_positive: int = Field(description="Positive images that it was fitted on.")
     n_negative: int
     mitigation: Mitigated | None = Field(None, description="None where it was fitted with none.")
@@ -101,6 +115,16 @@ class LimitsCard(Part):
     n_fitted: int
     n_held_out: int
     false_refusals: Measured = Field(description="Share of the test split's images that the limits refuse.")
+
+
+class CasesCard(Part):
+    """The training cases that a release keeps (hilum.delivery.answering.neighbours), and the limits set with them."""
+
+    n: int = Field(description="Training embeddings kept.")
+    n_held_out: int = Field(description="Images of other patients from which the limit was set.")
+    out_of_distribution_limit: float | None = Field(description="None where too few were held out.")
+    false_abstentions: Measured = Field(description="Share of the test split's images called out of distribution.")
+    false_unreadable: Measured = Field(description="Share of the test split's images called unreadable.")
 
 
 class Training(Part):
@@ -155,6 +179,7 @@ class ReleaseCard(Part):
     head: HeadCard | None = None
     why_no_head: str = ""
     limits: LimitsCard | None = Field(None, description="None where there were too few images to set limits.")
+    cases: CasesCard | None = Field(None, description="None where there were too few images to keep any.")
     training: Training
     parity: Parity
     gate: GateCard

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from hilum.data.images import Decoded, decode, preprocess
 from hilum.delivery import dossier
-from hilum.delivery.card import GOLDEN, LIMITS, MODEL, ReleaseCard
+from hilum.delivery.answering.neighbours import Neighbours
+from hilum.delivery.card import CASES, GOLDEN, LIMITS, MODEL, ReleaseCard
 from hilum.delivery.limits import Limits
-from hilum.errors import ImageError, ReleaseError
+from hilum.errors import ReleaseError
 
 EXPECTED: Final = "expected.npz"
 BATCH: Final = 32  # images per run of the graph; bounds memory, not speed: convolutions cost the same per image
@@ -55,6 +56,11 @@ class Release:
         """The input limits; None where the training set was too small to set any."""
         return Limits.load(self.path / LIMITS) if self.card.limits is not None else None
 
+    @cached_property
+    def cases(self) -> Neighbours | None:
+        """The training cases that it keeps; None where the training set was too small to keep any."""
+        return Neighbours.load(self.path / CASES, self.card.dim) if self.card.cases is not None else None
+
     @property
     def short_id(self) -> str:
         """The first digits of the dossier's id, as answers and logs give them."""
@@ -65,18 +71,14 @@ class Release:
         return question in self.card.answers
 
     def prepare(self, image: Decoded) -> NDArray[np.uint8]:
-        """The (S, S) image that the encoder was trained on, from a decoded one; refuses views it was not trained on.
-
-        Raises:
-            ImageError: `refused`, because the file says that it shows a view that the training set did not have.
-        """
-        if image.view is not None and self.card.views and image.view not in self.card.views:
-            raise ImageError(
-                f"the image is a {image.view} view, but {self.card.name} was trained on "
-                f"{', '.join(self.card.views)} only; post one of these",
-                "refused",
-            )
+        """The (S, S) image that the encoder sees, from a decoded one."""
         return preprocess(image.pixels, self.card.preprocessing)
+
+    def wrong_view(self, image: Decoded) -> str | None:
+        """What is wrong with the view that the file states, in words; None where it states none or a known one."""
+        if image.view is None or not self.card.views or image.view in self.card.views:
+            return None
+        return f"it is a {image.view} view, but {self.card.name} was trained on {', '.join(self.card.views)} only"
 
 
 @dataclass(frozen=True)

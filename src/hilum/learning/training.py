@@ -224,7 +224,7 @@ def _for_all_workers(encoder: encoders.Encoder, recipe: Train) -> nn.Module:
     """What gives a step's loss, compiled where the recipe says so, its gradients averaged over the workers."""
     if recipe.compile:
         for net in encoder.hot():
-            net.compile()
+            net.compile(options={"layout_optimization": device.channels_last_is_safe(net)})
     step_of = _Step(encoder)
     if workers.count() == 1:
         return step_of

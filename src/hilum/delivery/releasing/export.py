@@ -3,6 +3,7 @@
 encoder.onnx     image -> embedding and, with a head, probability
 card.json        what it is and how well it does (hilum.delivery.card)
 limits.npz       which images it answers for; absent where there were too few to say
+cases.npz        training embeddings under opaque numbers: nearest cases, out-of-distribution score; absent likewise
 golden/          phantom images with the answers that a server must reproduce before it serves
 evidence/        what the judgement found (hilum.delivery.releasing.sources.JUDGED), and what the dataset is made of
 MODEL_CARD.md    the model and its dataset for people, from the files above alone (hilum.delivery.cards)
@@ -33,6 +34,7 @@ from hilum.delivery.card import (
     LIMITS,
     MODEL,
     Calibration,
+    CasesCard,
     HeadCard,
     LimitsCard,
     Measured,
@@ -40,11 +42,13 @@ from hilum.delivery.card import (
     OperatingPoint,
     Parity,
     ReleaseCard,
+    ReliabilityBin,
     Training,
 )
 from hilum.delivery.cards import writing
+from hilum.delivery.machine import usable_cores
 from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden, session
-from hilum.delivery.releasing import graph
+from hilum.delivery.releasing import cases, graph
 from hilum.delivery.releasing.archive import archive
 from hilum.delivery.releasing.sources import Judged, Sources
 from hilum.errors import ReleaseError, UsageError
@@ -145,7 +149,8 @@ def export(
         shown.update()
         parity = graph.check_parity(partial / MODEL, module, head, _parity_images(sources), recipe.parity_tolerance)
         shown.update()
-        card = _card(sources, head, why_none, parity, _write_limits(sources, partial))
+        kept = cases.write(sources, partial, out, usable_cores())
+        card = _card(sources, head, why_none, parity, _write_limits(sources, partial), kept)
         write_json(partial / CARD, card.model_dump(mode="json"))
         _write_golden(partial, card)
         shown.update()
@@ -180,7 +185,12 @@ def _is_made(out: Path, sources: Sources) -> bool:
 
 
 def _card(
-    sources: Sources, head: Head | None, why_none: str, parity: Parity, limited: LimitsCard | None
+    sources: Sources,
+    head: Head | None,
+    why_none: str,
+    parity: Parity,
+    limited: LimitsCard | None,
+    kept: CasesCard | None,
 ) -> ReleaseCard:
     facts, data = sources.facts, sources.dataset.facts
     trained = sources.dataset.manifest.iloc[sources.dataset.rows(facts["modality"], ("train",))]
@@ -197,6 +207,7 @@ def _card(
         head=None if head is None else _head_card(head),
         why_no_head=why_none,
         limits=limited,
+        cases=kept,
         training=Training(
             layout=data.layout,
             source_revision=data.source_revision,
@@ -232,6 +243,13 @@ def _head_card(head: Head) -> HeadCard:
                 value=test["ece"], low=None, high=None, n=test["n"], note=f"bins of equal mass: {test['ece_bins']}"
             ),
         ),
+        reliability=tuple(
+            ReliabilityBin(
+                low=one["low"], high=one["high"], n_positive=one["n_positive"], observed=_measured(one["observed"])
+            )
+            for one in test.get("reliability", ())
+        ),
+        prevalence=_measured(test["prevalence"]) if "prevalence" in test else None,
         n_positive=said["train"]["n_positive"],
         n_negative=said["train"]["n"] - said["train"]["n_positive"],
         mitigation=Mitigated.of(said),

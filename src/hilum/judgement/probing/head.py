@@ -26,6 +26,7 @@ from hilum.errors import CheckFailed, DatasetError
 from hilum.identity import Run, code_revision
 from hilum.judgement import stats
 from hilum.judgement.probing.calibration import Rule, cross_entropy, ece, operating_point, platt, sigmoid
+from hilum.judgement.probing.reliability import reliability
 from hilum.judgement.probing.svm import Scaling, centre_and_length, scaled
 from hilum.recipe import Probe, digest
 
@@ -288,6 +289,8 @@ def judge(
         "brier_of_prevalence": float(y_N.mean() * (1 - y_N.mean())) if len(y_N) else None,
         "ece": error if math.isfinite(error) else None,
         "ece_bins": bins,
+        "reliability": reliability(p_N, y_N, patients_N),
+        "prevalence": stats.proportion(positive, patients_N).facts(),
     }
 
 

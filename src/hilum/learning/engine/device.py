@@ -35,10 +35,15 @@ def lay_out(module: nn.Module) -> None:
     beyond their memory in the backward pass: the process dies, or worse, does not
     (tests/learning/engine/test_device.py).
     """
+    if channels_last_is_safe(module):
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def channels_last_is_safe(module: nn.Module) -> bool:
+    """Whether convolutions may run channels last; torch.compile chooses that layout by itself where it may."""
     on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
     convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    if not on_cpu or all(layer.out_channels >= SAFE_CHANNELS for layer in convolutions):
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return not on_cpu or all(layer.out_channels >= SAFE_CHANNELS for layer in convolutions)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
