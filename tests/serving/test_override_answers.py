@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 import releasing
-from releasing import SERVING, SOMEBODY, drawn_image, encoded, photograph
+from releasing import SERVING, SOMEBODY, drawn_image, encoded
 
 from hilum.delivery.releasing.archive import archive
 from serving.embeddings import EmbeddingsHandler
@@ -39,7 +39,8 @@ def test_the_override_stands_in_every_answer(base, tmp_path, question, kind):
     handler, context = kind(), Context()
     handler.initialize(Context(model))
     film, refused, broken = handler.handle(
-        [{"body": encoded(drawn_image("PA"))}, {"body": encoded(photograph())}, {"body": "no image"}], context
+        [{"body": encoded(drawn_image("PA"))}, {"body": encoded(drawn_image("PA"))[:300]}, {"body": "no image"}],
+        context,
     )
     assert json.loads(film)["gate"] == {"verdict": "fail", "override": SOMEBODY.model_dump()}
     assert context.status == {1: 422, 2: 415}

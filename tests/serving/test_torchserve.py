@@ -1,6 +1,5 @@
 """A real TorchServe on real releases, started once: what it answers, refuses, and leaves behind."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,14 +8,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import psutil
 import pytest
-from releasing import SERVING, dicom, drawn_image, encoded, photograph
+from releasing import SERVING, dicom, drawn_image, encoded
 
-from hilum.delivery.desk import Desk, Request
 from hilum.delivery.fronts import torchserve
 from hilum.errors import HilumError, ReleaseError, UsageError
 
@@ -31,69 +27,6 @@ def server(xr_release, mr_release, tmp_path_factory):
         patch.delenv("JAVA_HOME", raising=False)
         with torchserve.start([xr_release, mr_release], serving=SERVING, port=0, workers=1) as running:
             yield running
-
-
-@pytest.mark.parametrize(
-    "content", [encoded(drawn_image("PA")), encoded(drawn_image("PA"), "JPEG"), dicom(drawn_image("PA"))]
-)
-def test_films_are_answered_as_the_desk_answers_them(server, xr_release, mr_release, content):
-    for question in ("embeddings", "pneumonia"):
-        answered = server.exchange(question, content)
-        assert answered.status == 200
-        assert answered.headers["content-type"] == "application/json"
-        [expected] = Desk.load([xr_release, mr_release], question).answer([Request(content)])
-        assert json.loads(answered.body) == expected.body
-
-
-def test_an_mri_is_embedded_and_not_asked_for_pneumonia(server):
-    content = encoded(drawn_image("CORONAL"))
-    status, body = server.post("embeddings", content)
-    assert (status, json.loads(body)["model"]["name"]) == (200, "mr-pixels")
-    status, body = server.post("pneumonia", content)
-    refused = json.loads(body)
-    assert (status, refused["code"]) == (422, 422)
-    assert "not asked of an MRI" in refused["error"]
-    assert "X-ray" in refused["right"]
-
-
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        (b"", 400),
-        (b"garbage", 415),
-        (b"GIF89a", 415),
-        (encoded(drawn_image("PA"))[:500], 422),
-        (encoded(photograph()), 422),
-    ],
-)
-@pytest.mark.parametrize("model", ["embeddings", "pneumonia"])
-def test_what_is_no_film_gets_its_own_status(server, model, content, status):
-    found, body = server.post(model, content)
-    assert found == status
-    assert set(json.loads(body)) == {"code", "error", "right"}
-
-
-def test_numbers_alone(server):
-    content = encoded(drawn_image("PA"))
-    vector = json.loads(server.post("embeddings", content)[1])["embedding"]
-    answered = server.exchange("embeddings", content, headers={"Accept": "application/octet-stream"})
-    assert np.array_equal(np.frombuffer(answered.body, "<f4"), np.float32(vector))
-    assert (answered.headers["x-dtype"], answered.headers["x-shape"]) == ("<f4", "12")
-
-
-def test_a_form_and_a_header_declare_the_modality(server):
-    content = encoded(drawn_image("PA"))
-    form = (
-        b'--xyz\r\nContent-Disposition: form-data; name="data"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
-        + content
-        + b'\r\n--xyz\r\nContent-Disposition: form-data; name="modality"\r\n\r\nXR\r\n--xyz--\r\n'
-    )
-    status, body = server.post("pneumonia", form, headers={"Content-Type": "multipart/form-data; boundary=xyz"})
-    assert (status, json.loads(body)["modality_known_by"]) == (200, "declared")
-    status, body = server.post("pneumonia", content, headers={"x-modality": "XR"})
-    assert (status, json.loads(body)["modality_known_by"]) == (200, "declared")
-    status, body = server.post("pneumonia", content, headers={"X-Modality": "CT"})
-    assert (status, "'CT' is no modality" in json.loads(body)["error"]) == (422, True)
 
 
 def test_without_the_key_nothing_is_answered(server):
@@ -115,13 +48,6 @@ def test_models_cannot_be_registered_and_metrics_can_be_read(server):
         assert refused.value.code == 405
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answered:
         assert b"ts_inference_requests_total" in answered.read()
-
-
-def test_many_at_once(server):
-    contents = [encoded(drawn_image(view)) for view in ("PA", "AXIAL", "LATERAL", "SAGITTAL")] * 6
-    with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda content: server.post("embeddings", content)[0], contents))
-    assert statuses == [200] * len(contents)
 
 
 def test_the_log_names_no_patient_and_the_workers_have_no_torch(server):

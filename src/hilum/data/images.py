@@ -41,7 +41,7 @@ _KNOWN_BUT_NOT_READ: Final = (
     (b"MM\0*", "a TIFF"),
     (b"BM", "a BMP"),
     (b"RIFF", "a WebP or other RIFF file"),
-    (b"\x1f\x8b", "a gzip file (volumes in NIfTI are read by the bids layout)"),
+    (b"\x1f\x8b", "a gzip file that holds no NIfTI volume"),
     (b"%PDF", "a PDF"),
     (b"PK\x03\x04", "a zip file"),
 )

@@ -9,9 +9,7 @@ of the volume's corners (the median of the eight), which in a masked scan is its
 some tools write outside their mask, count as background.
 """
 
-import gzip
-import io
-import zlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hilum.data import nifti
+from hilum.data.images import check_size
 from hilum.errors import ImageError, UsageError
 
 MAX_VOXELS: Final = 200_000_000  # 0.8 GB as float32; a head at 0.5 mm has 134 million
@@ -28,6 +28,8 @@ PERCENTILES: Final = (0.5, 99.5)
 PLANES: Final = {"AXIAL": (2, 1, 0), "CORONAL": (1, 2, 0), "SAGITTAL": (0, 2, 1)}
 
 _SQUARE_WITHIN: Final = 0.01
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # its lines quote header values
 
 
 @dataclass(frozen=True)
@@ -56,57 +58,26 @@ def read_volume(path: Path) -> Volume:
     return decode_volume(content)
 
 
-def decode_volume(content: bytes) -> Volume:
+def decode_volume(content: bytes, max_voxels: int | None = None) -> Volume:
     """Decode a NIfTI-1 or NIfTI-2 volume, compressed by gzip or not.
 
+    Args:
+        content: The whole file.
+        max_voxels: Refuse volumes with more, before memory is spent on them; MAX_VOXELS where None.
+
     Raises:
-        ImageError: `empty`, `unsupported` (not NIfTI), `corrupt`, `too_large` (more than MAX_VOXELS), or `refused`
-            (several volumes, colours, or no orientation stated).
+        ImageError: As `nifti.read`, and `corrupt` where the orientation, the spacing or the values cannot be.
     """
-    if not content:
-        raise ImageError("the volume is empty; a NIfTI file was expected", "empty")
-    if content.startswith(b"\x1f\x8b"):
-        content = _inflate(content)
-    image = _open(content)
-    shape = image.shape
-    if len(shape) == 4 and shape[3] == 1:
-        shape = shape[:3]
-    if len(shape) != 3:
-        raise ImageError(f"the NIfTI file has shape {image.shape}; one volume of three axes was expected", "refused")
-    if not 0 < int(np.prod(shape, dtype=np.int64)) <= MAX_VOXELS:
-        raise ImageError(f"the NIfTI file has shape {shape}; at most {MAX_VOXELS} voxels are read", "too_large")
-    if image.get_data_dtype().kind not in "iuf":
-        raise ImageError("the NIfTI file holds colours or complex numbers; one grey value was expected", "refused")
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        raise ImageError("the NIfTI file does not state its orientation; set its sform or qform", "refused")
-    return _oriented(image, shape)
-
-
-def _inflate(content: bytes) -> bytes:
-    """Decompress, but never beyond what the largest volume takes: a few megabytes can hold the whole memory."""
-    limit = 8 * MAX_VOXELS
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            inflated = stream.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ImageError("the gzip file is damaged or truncated", "corrupt") from error
-    if len(inflated) > limit:
-        raise ImageError(f"the compressed volume is larger than {MAX_VOXELS} voxels", "too_large")
-    return inflated
-
-
-def _open(content: bytes) -> Any:
-    """The NIfTI image, its voxels not yet read."""
+    header, content = nifti.read(content, MAX_VOXELS if max_voxels is None else max_voxels)
     import nibabel  # half a second, which the workers of sets without volumes need not spend
 
-    sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
-    kind = nibabel.Nifti1Image if 348 in sizes else nibabel.Nifti2Image if 540 in sizes else None
-    if kind is None or b"n+" not in content[4:8] + content[344:348]:
-        raise ImageError("the content is no NIfTI file (.nii or .nii.gz)", "unsupported")
-    try:
-        return kind.from_bytes(content)
-    except Exception as error:  # nibabel raises errors of many kinds on damaged headers
-        raise ImageError("the NIfTI file's header is damaged", "corrupt") from error
+    kind = nibabel.Nifti1Image if header.version == 1 else nibabel.Nifti2Image
+    with np.errstate(all="ignore"):  # what overflows is not finite, and that is looked at
+        try:
+            image = kind.from_bytes(content)
+        except Exception as error:  # nibabel raises errors of many kinds on damaged headers
+            raise ImageError("the NIfTI file's header is damaged", "corrupt") from error
+        return _oriented(image, header.shape)
 
 
 def _oriented(image: Any, shape: tuple[int, ...]) -> Volume:
@@ -131,14 +102,19 @@ def _oriented(image: Any, shape: tuple[int, ...]) -> Volume:
 def _grey_range(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
     corners = voxels[np.ix_(*((0, -1) for _ in range(3)))]
     background = np.float32(np.median(corners[np.isfinite(corners)])) if np.isfinite(corners).any() else np.float32(0)
-    finite = np.where(np.isfinite(voxels), voxels, background)
-    inside = finite[finite != background]
+    scaled = np.where(np.isfinite(voxels), voxels, background)
+    inside = scaled[scaled != background]
     if not inside.size:
         return np.zeros(voxels.shape, dtype=np.float32)
-    low, high = (np.float32(bound) for bound in np.percentile(inside, PERCENTILES))
+    low, high = (np.float32(bound) for bound in np.percentile(inside, PERCENTILES, overwrite_input=True))
     if low == high:  # a mask: one value inside
         low = background
-    return np.asarray(np.clip((finite - low) / (high - low), 0, 1), dtype=np.float32)
+    if not 0 < abs(high - low) < np.inf:
+        raise ImageError(f"the NIfTI file's values, from {low:g} to {high:g}, span no grey range", "corrupt")
+    # In place: a volume is the largest thing here, and a server has many requests.
+    scaled -= low
+    scaled /= high - low
+    return np.asarray(np.clip(scaled, 0, 1, out=scaled), dtype=np.float32)
 
 
 def slice_plane(volume: Volume, plane: str, fraction: float = 0.5) -> NDArray[np.float32]:
@@ -154,6 +130,7 @@ def slice_plane(volume: Volume, plane: str, fraction: float = 0.5) -> NDArray[np
 
     Raises:
         UsageError: There is no such plane, or the fraction is outside 0-1.
+        ImageError: `too_large`: with square pixels the slice has more than images.MAX_PIXELS.
     """
     if plane not in PLANES:
         raise UsageError(f"there is no plane {plane!r}; there are {', '.join(PLANES)}")
@@ -170,4 +147,5 @@ def slice_plane(volume: Volume, plane: str, fraction: float = 0.5) -> NDArray[np
         return image
     finer = min(vertical, horizontal)
     shape = (max(1, round(image.shape[1] * horizontal / finer)), max(1, round(image.shape[0] * vertical / finer)))
+    check_size(shape[1], shape[0])
     return np.asarray(Image.fromarray(image).resize(shape, Image.Resampling.BILINEAR))

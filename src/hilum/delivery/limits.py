@@ -17,6 +17,7 @@ Shapes: N images, H x W pixels, P features of an image, K components.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -77,10 +78,18 @@ class Limits:
 
         A broad Gaussian is near to everything; its density says so.
         """
-        rest = (FEATURES - len(self.variance_K)) * np.log(self.rest_variance)
-        volume = (np.log(self.variance_K).sum() + rest) / FEATURES
-        densities: NDArray[np.float64] = -0.5 * (self.distances(images_NHW) + volume + np.log(2 * np.pi))
+        densities: NDArray[np.float64] = -0.5 * (self.distances(images_NHW) + self._volume)
         return densities
+
+    def log_density(self, distance: float) -> float:
+        """The log density per feature of an image at a distance that is known already."""
+        return -0.5 * (distance + self._volume)
+
+    @cached_property
+    def _volume(self) -> float:
+        """What the density has of the Gaussian alone."""
+        rest = (FEATURES - len(self.variance_K)) * np.log(self.rest_variance)
+        return float((np.log(self.variance_K).sum() + rest) / FEATURES + np.log(2 * np.pi))
 
     def save(self, path: Path) -> None:
         """Write `path`, a .npz."""

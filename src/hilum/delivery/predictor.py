@@ -101,13 +101,14 @@ class Predictor:
         release: The release.
     """
 
-    def __init__(self, release: Release, threads: int = 1) -> None:
+    def __init__(self, release: Release, threads: int = 1, engine: str = "onnxruntime-fp32") -> None:
         """Load the graph; `threads` work on one image, where 1 is best for a server with a worker per core.
 
         Raises:
             ReleaseError: The graph does not load, does not fit the card, or answers its golden images otherwise.
         """
         self.release = release
+        self.engine = {"name": engine, "precision": engine.rpartition("-")[2]}
         self._session = session(release.path / MODEL, threads)
         outputs = [output.name for output in self._session.get_outputs()]
         wanted = ["embedding", "probability"] if release.card.head is not None else ["embedding"]

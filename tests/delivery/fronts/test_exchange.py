@@ -64,7 +64,7 @@ def test_a_batch_of_everything(desk):
     for number, status in context.status.items():
         assert set(answers[number]) == {"code", "status", "message", "right"}
         assert answers[number]["status"] == status
-    assert "does not look like the MRI images" in answers[7]["message"]
+    assert "declared as MR, but looks like an X-ray" in answers[7]["message"]
     assert exchange.DECODE in answers[4]["right"]
     assert np.array_equal(np.frombuffer(bodies[8], "<f4"), np.float32(answers[0]["embedding"]))
     assert context.headers[8]["x-shape"] == "12"

@@ -1,4 +1,4 @@
-"""What an answer says, as the JSON of its body: who answers, what is answered, what it means, how far it can be trusted.
+"""What an answer says, as the JSON of its body: who answers, what is answered, what it means, what speaks against it.
 
 "What does 0.5 mean?" has its answer here: among held-out images with such a probability, how many had the finding, with
 an interval; at which threshold it becomes a decision; and how often that decision was right.

@@ -97,7 +97,9 @@ def explain(
 def patches(size: int, grid: int) -> list[tuple[slice, slice]]:
     """Rows and columns of grid x grid patches that cover the image, each twice as long as the step between them."""
     step = size / (grid + 1)
-    spans = [slice(round(number * step), max(round(number * step) + 1, round((number + 2) * step))) for number in range(grid)]
+    spans = [
+        slice(round(number * step), max(round(number * step) + 1, round((number + 2) * step))) for number in range(grid)
+    ]
     return [(rows, columns) for rows in spans for columns in spans]
 
 

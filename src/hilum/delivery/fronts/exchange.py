@@ -4,7 +4,7 @@ A refusal is the affair of its own row: raising would fail the whole batch. Torc
 alone, so that nothing here imports it.
 
 TorchServe takes multipart forms apart itself, and keeps one part of each name. JSON and text it would parse too, which
-`TS_DECODE_INPUT_REQUEST=false` in the environment of its workers prevents.
+`decode_input_request=false` in its config.properties prevents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from hilum.delivery.fronts import wire
 from hilum.delivery.fronts.asking import MULTIPART, Call
 from hilum.delivery.fronts.refusals import CallError
 
-DECODE: Final = "TS_DECODE_INPUT_REQUEST"
+DECODE: Final = "decode_input_request"
 Row = Mapping[str, Any]
 
 
@@ -87,5 +87,5 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode()
     raise CallError(
-        "bad_request", "the server has parsed the body already", f"run its workers with {DECODE}=false", 400
+        "bad_request", "the server has parsed the body already", f"set {DECODE}=false in its config.properties", 400
     )

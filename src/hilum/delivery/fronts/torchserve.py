@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from hilum.delivery.fronts.exchange import DECODE
 from hilum.delivery.machine import free_port, refuse_taken, usable_cores
 from hilum.delivery.predictor import Predictor, Release
 from hilum.delivery.releasing.archive import archive
@@ -283,7 +282,6 @@ def _launch(
         "LOG_LOCATION": str(work),
         "METRICS_LOCATION": str(work),
         "PYTHONUNBUFFERED": "1",
-        DECODE: "false",
         "PYTHONPATH": os.pathsep.join([str(standin.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     command = [

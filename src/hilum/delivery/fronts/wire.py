@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hilum.delivery.answering.routing import Refusal
 from hilum.delivery.card import Mitigated, ReleaseCard
-from hilum.delivery.desk import Answer, Desk, Refusal
+from hilum.delivery.desk import Answer, Desk
 from hilum.delivery.fronts import asking, forms
 from hilum.delivery.fronts.asking import BINARY, JSON, MAX_NAMED, Call
 from hilum.delivery.fronts.refusals import STATUS, CallError, right_of

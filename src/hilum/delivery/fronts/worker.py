@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hilum.delivery.desk import Desk
+from hilum.delivery.desk import Desk, desks
 from hilum.delivery.fronts import wire
 from hilum.delivery.fronts.asking import Call
 from hilum.delivery.fronts.refusals import CallError
@@ -53,17 +53,6 @@ def frame(head: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
     return LENGTHS.pack(len(said), len(body)) + said, body
 
 
-def desks(orders: Orders) -> dict[str, Desk]:
-    """A desk per question that a release answers.
-
-    Raises:
-        ReleaseError: A release does not load, or does not answer its golden images.
-    """
-    opened = [Release.open(Path(path)) for path in orders.releases]
-    questions = dict.fromkeys(question for release in opened for question in release.card.answers)
-    return {question: Desk(opened, question, orders.threads) for question in questions}
-
-
 def main(descriptor: int, orders: Orders) -> None:
     """Load, say so, and answer until the other side is gone."""
     # Ctrl-C and a stopping container reach the whole group; the parent decides when a worker's work is done.
@@ -71,7 +60,7 @@ def main(descriptor: int, orders: Orders) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as wires:
         try:
-            opened = desks(orders)
+            opened = desks([Release.open(Path(path)) for path in orders.releases], orders.threads, orders.engine)
         except HilumError as error:
             _send(wires, {"failed": str(error)}, b"")
             return

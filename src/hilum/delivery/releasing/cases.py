@@ -1,4 +1,4 @@
-"""The training cases that ride in a release, under opaque numbers, and the list that tells the data's owners what they are.
+"""Training cases that ride in a release under opaque numbers, and the list of what they are, for the data's owners.
 
 The numbers are positions in a shuffled order of the training images. `RELEASE.cases.parquet` lies beside the release
 folder, not in it: whoever has it and the dataset can look a case up, and nobody who was only given the release.

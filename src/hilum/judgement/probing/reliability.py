@@ -4,6 +4,7 @@ The bins of a reliability diagram (Murphy & Winkler 1977, Applied Statistics 26,
 interval of its observed share. They are what stands behind the calibration error, and what an answer can cite.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def reliability(probability_N: NDArray[Any], y_N: NDArray[Any], patients_N: NDAr
     bin_N = equal_mass_bins(probability_N)
     names = [name for name in np.unique(bin_N) if name >= 0]
     ends = [(probability_N[bin_N == name].min(), probability_N[bin_N == name].max()) for name in names]
-    edges = [0.0, *(float(a[1] + b[0]) / 2 for a, b in zip(ends, ends[1:], strict=False)), 1.0]
+    edges = [0.0, *(float(a[1] + b[0]) / 2 for a, b in pairwise(ends)), 1.0]
     return [
         {
             "low": edges[number],
