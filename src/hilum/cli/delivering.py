@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from hilum.cli.options import EXISTING, FILE, FOLDER, override_options, recipe_of, recipe_option, verb
 from hilum.errors import HilumError, UsageError
+from hilum.recipe import EngineName
+
+ENGINES = get_args(EngineName)
 
 
 @verb(
@@ -46,15 +50,20 @@ def export(
     click.echo(f"wrote {out}")
 
 
+_engine = click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True)
+
+
 @verb("hilum predict out/demo/releases/xr-moco film.png film.dcm --out answers.parquet")
 @click.argument("release", type=EXISTING)
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Parquet file; JSON lines without it.")
-def predict(release: Path, files: tuple[Path, ...], out: Path | None) -> None:
+@_engine
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: usable cores]")
+def predict(release: Path, files: tuple[Path, ...], out: Path | None, engine: str, workers: int | None) -> None:
     """Answer for image files, without a server."""
     from hilum.delivery import batch
 
-    failed = batch.predict(release, files, out)
+    failed = batch.predict(release, files, out, engine=engine, workers=workers)
     if failed:
         raise HilumError(f"{failed} of {len(files)} files were refused; their reasons are in the answers")
 
@@ -64,6 +73,7 @@ def predict(release: Path, files: tuple[Path, ...], out: Path | None) -> None:
 @click.option("--front", type=click.Choice(["torchserve", "starlette"]), default="torchserve", show_default=True)
 @click.option("--port", default=8080, show_default=True, help="Of predictions; management is port + 1, metrics + 2.")
 @click.option("--workers", type=click.IntRange(1), help="Processes (TorchServe: per model).  [default: usable cores]")
+@_engine
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of predictions.  [starlette]")
 @click.option("--keys", type=FILE, help="File of tokens; one is made where there is none.  [starlette]")
 @click.option("--no-keys", "open_to_all", is_flag=True, help="Ask for no tokens; on loopback only.  [starlette]")
@@ -77,6 +87,7 @@ def serve(
     front: str,
     port: int,
     workers: int | None,
+    engine: str,
     host: str,
     keys: Path | None,
     open_to_all: bool,
@@ -88,7 +99,7 @@ def serve(
     if front == "torchserve":
         from hilum.delivery.fronts import torchserve
 
-        torchserve.serve(list(releases), port=port, workers=workers, serving=_serving())
+        torchserve.serve(list(releases), port=port, workers=workers, engine=engine, serving=_serving())
         return
     from hilum.delivery.fronts import door
     from hilum.delivery.fronts.crew import Bounds
@@ -98,6 +109,7 @@ def serve(
         host=host,
         port=port,
         workers=workers,
+        engine=engine,
         keys=keys,
         open_to_all=open_to_all,
         tls=tls,

@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from hilum.data.images import is_dicom
 from hilum.delivery.answering.bodies import ABSTAINED
-from hilum.delivery.desk import DEFAULT_ENGINE, Answer, Desk, Request, numbers
+from hilum.delivery.desk import Answer, Desk, Request, numbers
+from hilum.delivery.engines import DEFAULT
 from hilum.delivery.machine import usable_cores
 from hilum.delivery.predictor import BATCH, Release
 from hilum.errors import ImageError, UsageError
@@ -61,7 +62,7 @@ def predict(
     files: Sequence[Path],
     out: Path | None,
     *,
-    engine: str = DEFAULT_ENGINE,
+    engine: str = DEFAULT,
     workers: int | None = None,
 ) -> int:
     """Answer for image files by one release, and write a Parquet file, or JSON lines to standard output.

@@ -9,13 +9,14 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hilum.delivery.engines import DEFAULT, FP32_MODEL, PRECISION
 from hilum.errors import ReleaseError
 from hilum.identity import Run
 from hilum.judgement.gate.override import Override
-from hilum.recipe import Preprocessing
+from hilum.recipe import EngineName, Preprocessing
 
 CARD: Final = "card.json"
-MODEL: Final = "encoder.onnx"
+MODEL: Final = FP32_MODEL
 LIMITS: Final = "limits.npz"
 CASES: Final = "cases.npz"
 GOLDEN: Final = "golden"
@@ -148,6 +149,22 @@ class Parity(Part):
     batch_sizes: tuple[int, ...]
 
 
+class EngineCard(Part):
+    """An engine tried on the trained model, beside the reproducible one, and whether the release allows it."""
+
+    name: EngineName
+    precision: str
+    allowed: bool
+    why: str = Field(description="What the decision rests on, in words.")
+    library: str = ""
+    n: int = Field(0, description="Images that it was tried on.")
+    cosine_least: float | None = Field(None, description="Of the embeddings with those of the reproducible engine.")
+    auroc_change: Measured | None = None
+    flipped: Measured | None = Field(None, description="Share of decisions that fall on the other side.")
+    probability_change: float | None = Field(None, description="Largest.")
+    golden_tolerance: float = Field(description="Largest difference from the golden answers at which it serves.")
+
+
 class GateCard(Part):
     """What the gate said of the release, and who released it if the evidence did not."""
 
@@ -182,6 +199,7 @@ class ReleaseCard(Part):
     cases: CasesCard | None = Field(None, description="None where there were too few images to keep any.")
     training: Training
     parity: Parity
+    engines: tuple[EngineCard, ...] = Field((), description="That were tried beside the reproducible one.")
     gate: GateCard
     golden_tolerance: float = Field(description="Largest difference from the golden answers at which a server serves.")
     run: Run
@@ -193,6 +211,29 @@ class ReleaseCard(Part):
     def mitigation(self) -> Mitigated | None:
         """Of the head; None where there is no head, or it was fitted with none."""
         return self.head.mitigation if self.head is not None else None
+
+    def engine(self, name: str) -> EngineCard:
+        """The card of an engine that the release allows.
+
+        Raises:
+            ReleaseError: It does not; the message says which it allows.
+        """
+        if name == DEFAULT:
+            why = "the engine that the release was judged with"
+            tolerance = self.golden_tolerance
+            return EngineCard(
+                name=DEFAULT, precision=PRECISION[DEFAULT], allowed=True, why=why, golden_tolerance=tolerance
+            )
+        allowed = ", ".join([DEFAULT, *(one.name for one in self.engines if one.allowed)])
+        found = next((one for one in self.engines if one.name == name), None)
+        if found is None:
+            raise ReleaseError(
+                f"{self.name} was not tried with the engine {name!r}; it allows {allowed}; to try another, name it in "
+                "export.engines and export again"
+            )
+        if not found.allowed:
+            raise ReleaseError(f"{self.name} does not allow the engine {name}: {found.why}; it allows {allowed}")
+        return found
 
     @classmethod
     def load(cls, release: Path) -> "ReleaseCard":

@@ -10,24 +10,24 @@ is given or refused; it makes no claim to abstain from.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hilum.data.images import Decoded, decode
-from hilum.delivery.answering import bodies, saliency
+from hilum.data.nifti import is_nifti
+from hilum.delivery.answering import bodies, saliency, volume
 from hilum.delivery.answering.bodies import Abstention
 from hilum.delivery.answering.neighbours import MAX_ASKED
 from hilum.delivery.answering.routing import Refusal, Router
 from hilum.delivery.card import EMBEDDINGS, HeadCard
+from hilum.delivery.engines import DEFAULT
 from hilum.delivery.predictor import Predictor, Release, Result
 from hilum.errors import ImageError, ReleaseError
-
-DEFAULT_ENGINE: Final = "onnxruntime-fp32"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Request:
     """One image, as it came.
 
     Attributes:
-        content: The bytes of a PNG, JPEG or DICOM file.
+        content: The bytes of a PNG, JPEG or DICOM file, or of a NIfTI volume, which is answered plane by plane.
         modality: `XR` or `MR` where the caller declares it.
         covariates: Vital signs and the like by name, None where unknown.
         neighbours: How many of the nearest training cases the answer names.
@@ -59,8 +59,10 @@ class Answer:
 
     Attributes:
         body: For JSON: the answer, how the modality is known, who answers, and what it means.
-        values: The numbers alone: the embedding (D,), or the probability (1,), NaN where abstained; float32.
-        z_D: The embedding, whatever was asked; empty where the image did not come as far as the graph.
+        values: The numbers alone: the embedding (D,), or the probability (1,), NaN where abstained; float32. Of a
+            volume the embeddings of its planes (P, D).
+        z_D: The embedding, whatever was asked; empty where the image did not come as far as the graph. Of a volume
+            those of its planes, one after the other.
     """
 
     body: dict[str, Any]
@@ -87,7 +89,7 @@ class Desk:
         releases: Sequence[Release],
         question: str,
         threads: int = 1,
-        engine: str = DEFAULT_ENGINE,
+        engine: str = DEFAULT,
         predictors: Mapping[str, Predictor] | None = None,
     ) -> None:
         """Load the graphs of those releases that answer the question; the others only tell what is not answered.
@@ -119,7 +121,7 @@ class Desk:
         self._router = Router(self.releases, tuple(self._predictors), question)
 
     @classmethod
-    def load(cls, paths: Sequence[Path], question: str, threads: int = 1, engine: str = DEFAULT_ENGINE) -> "Desk":
+    def load(cls, paths: Sequence[Path], question: str, threads: int = 1, engine: str = DEFAULT) -> "Desk":
         """Open release folders and load them.
 
         Raises:
@@ -134,6 +136,9 @@ class Desk:
         for number, request in enumerate(requests):
             try:
                 self._check(request)
+                if request.pixels is None and is_nifti(request.content):
+                    answers[number] = self._of_volume(request)
+                    continue
                 decoded = decode(request.content) if request.pixels is None else Decoded(request.pixels, None, None)
                 release, known_by, image_SS = self._router.route(decoded, request.modality)
             except Abstention as why:
@@ -148,6 +153,13 @@ class Desk:
             for row, one in enumerate(group):
                 answers[one.number] = self._answer(one, result, row)
         return [answer for answer in answers if answer is not None]
+
+    def _of_volume(self, request: Request) -> Answer:
+        """The answers for all planes of a volume, as one."""
+        planes = volume.cut(request.content, self.releases, self.question)
+        asked = [replace(request, content=b"", pixels=plane.pixels) for plane in planes]
+        body, z_PD = volume.joined(planes, self.answer(asked))
+        return Answer(body, z_PD, z_PD.ravel())
 
     def _check(self, request: Request) -> None:
         """Refuse what is asked beside the answer, where it cannot be had; it is never passed over."""
@@ -206,7 +218,7 @@ class Desk:
         return Answer(body | bodies.closing(release.card), np.full(1, np.nan, np.float32), np.zeros(0, np.float32))
 
 
-def desks(releases: Sequence[Release], threads: int = 1, engine: str = DEFAULT_ENGINE) -> dict[str, Desk]:
+def desks(releases: Sequence[Release], threads: int = 1, engine: str = DEFAULT) -> dict[str, Desk]:
     """A desk for each question that a release answers, each graph loaded once.
 
     Raises:

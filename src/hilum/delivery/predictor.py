@@ -1,6 +1,6 @@
 """One release, loaded and proven: from preprocessed images to embeddings and probabilities.
 
-ONNX Runtime and numpy only. A predictor verifies the dossier of its release and answers the golden images as the
+An engine and numpy only. A predictor verifies the dossier of its release and answers the golden images as the
 exporting machine did, or it does not load.
 
 Shapes: B images, S x S pixels, D embedding dimensions.
@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from hilum.data.images import Decoded, decode, preprocess
 from hilum.delivery import dossier
 from hilum.delivery.answering.neighbours import Neighbours
-from hilum.delivery.card import CASES, GOLDEN, LIMITS, MODEL, ReleaseCard
+from hilum.delivery.card import CASES, GOLDEN, LIMITS, ReleaseCard
+from hilum.delivery.engines import DEFAULT, Engine, open_engine
 from hilum.delivery.limits import Limits
 from hilum.errors import ReleaseError
+from hilum.recipe import Preprocessing
 
 EXPECTED: Final = "expected.npz"
 BATCH: Final = 32  # images per run of the graph; bounds memory, not speed: convolutions cost the same per image
@@ -101,82 +102,74 @@ class Predictor:
         release: The release.
     """
 
-    def __init__(self, release: Release, threads: int = 1, engine: str = "onnxruntime-fp32") -> None:
+    def __init__(self, release: Release, threads: int = 1, engine: str = DEFAULT) -> None:
         """Load the graph; `threads` work on one image, where 1 is best for a server with a worker per core.
 
         Raises:
-            ReleaseError: The graph does not load, does not fit the card, or answers its golden images otherwise.
+            ReleaseError: The release does not allow the engine; or the graph does not load, does not fit the card, or
+                answers its golden images otherwise.
+            UsageError: This machine lacks what the engine needs.
         """
         self.release = release
-        self.engine = {"name": engine, "precision": engine.rpartition("-")[2]}
-        self._session = session(release.path / MODEL, threads)
-        outputs = [output.name for output in self._session.get_outputs()]
+        self._allowed = release.card.engine(engine)
+        self._engine = open_engine(engine, release.path, threads)
         wanted = ["embedding", "probability"] if release.card.head is not None else ["embedding"]
-        if outputs != wanted:
-            raise ReleaseError(f"{MODEL} of {release.card.name} gives {outputs}, but its card promises {wanted}")
+        if list(self._engine.outputs) != wanted:
+            raise ReleaseError(
+                f"the graph of {release.card.name} gives {list(self._engine.outputs)}, but its card promises {wanted}"
+            )
         self._prove()
 
     @classmethod
-    def load(cls, release: Path, threads: int = 1) -> "Predictor":
+    def load(cls, release: Path, threads: int = 1, engine: str = DEFAULT) -> "Predictor":
         """Open a release folder and load its graph.
 
         Raises:
             ReleaseError: The dossier does not hold, or the graph does not answer as it should.
         """
-        return cls(Release.open(release), threads)
+        return cls(Release.open(release), threads, engine)
+
+    @property
+    def engine(self) -> dict[str, str]:
+        """What computes, as answers say it."""
+        return {"name": self._allowed.name, "precision": self._allowed.precision}
 
     def run(self, images_BSS: NDArray[np.uint8]) -> Result:
         """Answer preprocessed images: uint8, (B, S, S)."""
-        return infer(self._session, images_BSS)
+        return infer(self._engine, images_BSS)
 
     def _prove(self) -> None:
         """Answer the golden images, by the whole way from their bytes, and compare."""
         card, folder = self.release.card, self.release.path / GOLDEN
         with np.load(folder / EXPECTED, allow_pickle=False) as expected:
             z_BD, probability_B = expected["z_BD"], expected["probability_B"]
-        result = self.run(prepare_golden([path.read_bytes() for path in golden_images(folder)], card))
+        result = self.run(prepare_golden([path.read_bytes() for path in golden_images(folder)], card.preprocessing))
         if result.z_BD.shape != z_BD.shape:
             raise ReleaseError(f"{card.name} answers its golden images with {result.z_BD.shape}, not {z_BD.shape}")
         apart = float(np.abs(result.z_BD - z_BD).max())
         if result.probability_B is not None:
             apart = max(apart, float(np.abs(result.probability_B - probability_B).max()))
-        if not apart <= card.golden_tolerance:
+        allowed = self._allowed.golden_tolerance
+        if not apart <= allowed:
             raise ReleaseError(
                 f"{card.name} does not answer its golden images as when it was exported: it is {apart:.3g} off, "
-                f"and {card.golden_tolerance:.3g} is allowed; this machine or its libraries compute otherwise"
+                f"and {allowed:.3g} is allowed; this machine or its libraries compute otherwise"
             )
 
 
-def session(model: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU that does not spin while it waits.
-
-    Raises:
-        ReleaseError: The file is no graph that this ONNX Runtime can run.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only; warnings about unused initialisers say nothing to a user
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise ReleaseError(f"{model.name} cannot be run by ONNX Runtime {onnxruntime.__version__}: {error}") from error
-
-
-def infer(loaded: onnxruntime.InferenceSession, images_BSS: NDArray[np.uint8]) -> Result:
+def infer(engine: Engine, images_BSS: NDArray[np.uint8]) -> Result:
     """Run the graph on preprocessed images, BATCH at a time: uint8, (B, S, S)."""
     pieces = [
-        loaded.run(None, {"image": images_BSS[start : start + BATCH, None].astype(np.float32) / np.float32(255)})
+        engine.run(images_BSS[start : start + BATCH, None].astype(np.float32) / np.float32(255))
         for start in range(0, len(images_BSS), BATCH)
     ]
     z_BD = np.concatenate([piece[0] for piece in pieces])
     return Result(z_BD, np.concatenate([piece[1] for piece in pieces]) if len(pieces[0]) > 1 else None)
 
 
-def prepare_golden(contents: Sequence[bytes], card: ReleaseCard) -> NDArray[np.uint8]:
+def prepare_golden(contents: Sequence[bytes], numbers: Preprocessing) -> NDArray[np.uint8]:
     """Golden images by the way that a request takes: decoded and preprocessed, (B, S, S)."""
-    return np.stack([preprocess(decode(content).pixels, card.preprocessing) for content in contents])
+    return np.stack([preprocess(decode(content).pixels, numbers) for content in contents])
 
 
 def golden_images(folder: Path) -> list[Path]:

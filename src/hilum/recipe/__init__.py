@@ -113,6 +113,21 @@ class Train(Section):
     checkpoint_every_epochs: int = Field(1, ge=1)
 
 
+EngineName = Literal["onnxruntime-fp32", "openvino-bf16", "onnxruntime-int8", "onnxruntime-cuda"]
+
+
+class EngineTolerance(Section):
+    """How far another engine may be from the reproducible one; decided on interval bounds, not on point estimates."""
+
+    min_cosine: float = Field(0.999, gt=0, le=1, description="Least, over the images, between the two embeddings.")
+    max_auroc_change: float = Field(
+        0.005,
+        gt=0,
+        description="Of the head's AUROC, either way; a tenth of the gap that a gate allows.",
+    )
+    max_flipped: float = Field(0.02, gt=0, le=1, description="Share of decisions that fall on the other side.")
+
+
 class Export(Section):
     """The release: which encoder, which label its head answers, and how it was checked."""
 
@@ -120,6 +135,10 @@ class Export(Section):
     label: str = "pneumonia"
     parity_tolerance: float = Field(1e-4, gt=0, description="Largest |ONNX - PyTorch| on real images.")
     version: str = "1.0"
+    engines: tuple[EngineName, ...] = Field(
+        (), description="Tried on the trained model beside onnxruntime-fp32, and allowed where they stay in tolerance."
+    )
+    engine_tolerance: EngineTolerance = EngineTolerance()
 
 
 class Recipe(Section):

@@ -12,7 +12,8 @@ from releasing import SERVING, gated, phantom_dataset, trained
 from hilum.data.layouts import phantom
 from hilum.data.store import Dataset
 from hilum.delivery.card import ReleaseCard
-from hilum.delivery.predictor import infer, session
+from hilum.delivery.engines.runtime import Session
+from hilum.delivery.predictor import infer
 from hilum.delivery.releasing import export, graph
 from hilum.delivery.releasing.sources import Judged
 from hilum.errors import CheckFailed, DatasetError, UsageError
@@ -93,7 +94,7 @@ def test_parity_finds_a_head_and_an_encoder_that_differ(xr_release, base):
     model = xr_release / "encoder.onnx"
     found = graph.check_parity(model, module, head, images, 1e-4)
     assert found.batch_sizes == (1, 2, 7)
-    result = infer(session(model), images)
+    result = infer(Session(model), images)
     assert found.embedding == pytest.approx(
         np.abs(result.z_BD - embedding.embed(module, images, next(module.buffers()).device)).max(), abs=1e-7
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hilum.delivery.desk import Desk
+from hilum.delivery.engines import DEFAULT
 from hilum.delivery.fronts import wire
 from hilum.delivery.fronts.asking import MULTIPART, Call
 from hilum.delivery.fronts.refusals import CallError
@@ -52,6 +53,7 @@ def open_desk(context: Context, question: str) -> Desk:
         sorted(path for path in releases.iterdir() if path.is_dir()),
         str(settings.get("question", question)),
         int(settings.get("threads", 1)),
+        str(settings.get("engine", DEFAULT)),
     )
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
+from hilum.delivery.engines import DEFAULT
 from hilum.delivery.machine import free_port, refuse_taken, usable_cores
 from hilum.delivery.predictor import Predictor, Release
 from hilum.delivery.releasing.archive import archive
@@ -156,6 +157,7 @@ def start(
     management_port: int | None = None,
     metrics_port: int | None = None,
     workers: int | None = None,
+    engine: str = DEFAULT,
 ) -> Iterator[Server]:
     """Serve releases for the time of a `with` block; it begins when every worker is ready.
 
@@ -166,13 +168,14 @@ def start(
         management_port: `port` + 1 where None, or a free one where `port` is 0.
         metrics_port: `port` + 2 where None, or a free one where `port` is 0.
         workers: Processes per model; the usable cores shared among the models where None.
+        engine: That runs the graphs.
 
     Raises:
         ReleaseError: A release does not load, or two stand for one modality.
         UsageError: A port is taken, or TorchServe or its Java is not installed.
         HilumError: The server does not come up; the message ends with its log.
     """
-    models = _prove(releases)
+    models = _prove(releases, engine)
     per_model = workers if workers is not None else max(1, usable_cores() // len(models))
     ports = _ports(port, management_port, metrics_port)
     work = Path(tempfile.mkdtemp(prefix="hilum-serve-"))
@@ -185,7 +188,7 @@ def start(
     try:
         with bar("start TorchServe", total=len(models) * (per_model + 1), unit="step") as shown:
             for model in models:
-                archive(model, releases, serving, work / "store", workers=per_model, form="no-archive")
+                archive(model, releases, serving, work / "store", workers=per_model, engine=engine, form="no-archive")
                 shown.update()
             process = _launch(work, serving, models, ports)
             server = Server(models, per_model, ports[0], ports[1], ports[2], work, process)
@@ -198,7 +201,14 @@ def start(
             shutil.rmtree(work, ignore_errors=True)
 
 
-def serve(releases: Sequence[Path], *, serving: Path, port: int = 8080, workers: int | None = None) -> None:
+def serve(
+    releases: Sequence[Path],
+    *,
+    serving: Path,
+    port: int = 8080,
+    workers: int | None = None,
+    engine: str = DEFAULT,
+) -> None:
     """Serve releases until Ctrl-C or SIGTERM, and say how to call them.
 
     Raises:
@@ -207,7 +217,7 @@ def serve(releases: Sequence[Path], *, serving: Path, port: int = 8080, workers:
     # Both by name: a shell that starts this in the background leaves SIGINT ignored, and Python then does too.
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with start(releases, serving=serving, port=port, workers=workers) as server:
+        with start(releases, serving=serving, port=port, workers=workers, engine=engine) as server:
             print(greeting(server), flush=True)
             while server.process.poll() is None:
                 time.sleep(0.5)
@@ -240,14 +250,14 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _prove(releases: Sequence[Path]) -> tuple[str, ...]:
+def _prove(releases: Sequence[Path], engine: str) -> tuple[str, ...]:
     """Load every release once, here, where an error is a sentence and not a worker's log; the models to serve."""
     opened = [Release.open(release) for release in releases]
     if len({release.card.modality for release in opened}) < len(opened):
         names = ", ".join(f"{release.card.name} ({release.card.modality})" for release in opened)
         raise ReleaseError(f"one release is served per modality, but there are {names}; name one of each")
     for release in opened:
-        Predictor(release)
+        Predictor(release, engine=engine)
     return tuple(dict.fromkeys(question for release in opened for question in release.card.answers))
 
 

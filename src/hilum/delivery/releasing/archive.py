@@ -17,6 +17,7 @@ from typing import Final, Literal
 import yaml
 
 from hilum.delivery.card import EMBEDDINGS, ReleaseCard
+from hilum.delivery.engines import DEFAULT
 from hilum.errors import ReleaseError, UsageError
 
 CONFIG: Final = "model-config.yaml"
@@ -32,6 +33,7 @@ def archive(
     out: Path,
     *,
     workers: int | None = None,
+    engine: str = DEFAULT,
     form: Form = "default",
 ) -> Path:
     """Build one model archive.
@@ -42,6 +44,7 @@ def archive(
         serving: The folder of the handlers and of model-config.yaml.
         out: Folder to write into.
         workers: Processes of the model; model-config.yaml decides where None.
+        engine: That runs the graphs.
         form: A .mar file, or a folder that TorchServe reads in place.
 
     Returns:
@@ -66,7 +69,7 @@ def archive(
         for release, card in zip(releases, cards, strict=True):
             shutil.copytree(release, content / "releases" / card.name, ignore=shutil.ignore_patterns("*.mar"))
         config = Path(work) / CONFIG
-        config.write_text(_config(serving / CONFIG, question, workers), encoding="utf-8")
+        config.write_text(_config(serving / CONFIG, question, workers, engine), encoding="utf-8")
         built = Path(work) / "built"
         built.mkdir()
         done = subprocess.run(
@@ -88,10 +91,10 @@ def archive(
     return out / name
 
 
-def _config(template: Path, question: str, workers: int | None) -> str:
+def _config(template: Path, question: str, workers: int | None, engine: str) -> str:
     """The settings of one model."""
     settings = yaml.safe_load(template.read_text(encoding="utf-8"))
-    settings["handler"] = {**(settings.get("handler") or {}), "question": question}
+    settings["handler"] = {**(settings.get("handler") or {}), "question": question, "engine": engine}
     if workers is not None:
         settings |= {"minWorkers": workers, "maxWorkers": workers}
     return yaml.safe_dump(settings, sort_keys=False)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from hilum.data import parquet
 from hilum.delivery.answering import exposure, neighbours
 from hilum.delivery.card import CASES, MODEL, CasesCard, Measured
-from hilum.delivery.predictor import infer, session
+from hilum.delivery.engines.runtime import Session
+from hilum.delivery.predictor import infer
 from hilum.delivery.releasing.sources import Sources
 from hilum.judgement import stats
 
@@ -50,7 +51,7 @@ def write(sources: Sources, release: Path, out: Path, threads: int) -> CasesCard
     if len(chosen) < neighbours.MIN_CASES:
         return None
     chosen = random.permutation(chosen)
-    graph = session(release / MODEL, threads)
+    graph = Session(release / MODEL, threads)
 
     def embedded(rows: NDArray[Any]) -> NDArray[np.float32]:
         return infer(graph, np.ascontiguousarray(data.images[rows])).z_BD

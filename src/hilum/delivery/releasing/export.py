@@ -35,6 +35,7 @@ from hilum.delivery.card import (
     MODEL,
     Calibration,
     CasesCard,
+    EngineCard,
     HeadCard,
     LimitsCard,
     Measured,
@@ -46,9 +47,10 @@ from hilum.delivery.card import (
     Training,
 )
 from hilum.delivery.cards import writing
+from hilum.delivery.engines.runtime import Session
 from hilum.delivery.machine import usable_cores
-from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden, session
-from hilum.delivery.releasing import cases, graph
+from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden
+from hilum.delivery.releasing import cases, engines, graph
 from hilum.delivery.releasing.archive import archive
 from hilum.delivery.releasing.sources import Judged, Sources
 from hilum.errors import ReleaseError, UsageError
@@ -150,7 +152,11 @@ def export(
         parity = graph.check_parity(partial / MODEL, module, head, _parity_images(sources), recipe.parity_tolerance)
         shown.update()
         kept = cases.write(sources, partial, out, usable_cores())
-        card = _card(sources, head, why_none, parity, _write_limits(sources, partial), kept)
+        golden_GSS = prepare_golden(
+            phantom.golden(sources.facts["modality"], N_GOLDEN), sources.dataset.facts.preprocessing
+        )
+        others = engines.tried(sources, head, partial, golden_GSS, usable_cores())
+        card = _card(sources, head, why_none, parity, _write_limits(sources, partial), kept, others)
         write_json(partial / CARD, card.model_dump(mode="json"))
         _write_golden(partial, card)
         shown.update()
@@ -191,6 +197,7 @@ def _card(
     parity: Parity,
     limited: LimitsCard | None,
     kept: CasesCard | None,
+    others: tuple[EngineCard, ...],
 ) -> ReleaseCard:
     facts, data = sources.facts, sources.dataset.facts
     trained = sources.dataset.manifest.iloc[sources.dataset.rows(facts["modality"], ("train",))]
@@ -217,6 +224,7 @@ def _card(
             licence=data.licence,
         ),
         parity=parity,
+        engines=others,
         gate=sources.gate,
         golden_tolerance=sources.recipe.parity_tolerance,
         run=facts["run"],
@@ -296,6 +304,6 @@ def _write_golden(release: Path, card: ReleaseCard) -> None:
     contents = phantom.golden(card.modality, N_GOLDEN)
     for number, content in enumerate(contents):
         (release / GOLDEN / f"{number:03d}.png").write_bytes(content)
-    result = infer(session(release / MODEL), prepare_golden(contents, card))
+    result = infer(Session(release / MODEL), prepare_golden(contents, card.preprocessing))
     probability_B = np.zeros(0, np.float32) if result.probability_B is None else result.probability_B
     np.savez(release / GOLDEN / EXPECTED, z_BD=result.z_BD, probability_B=probability_B)

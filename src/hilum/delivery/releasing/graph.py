@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hilum.delivery.card import Parity
-from hilum.delivery.predictor import Result, infer, session
+from hilum.delivery.engines.runtime import Session
+from hilum.delivery.predictor import Result, infer
 from hilum.errors import CheckFailed
 from hilum.judgement.probing.head import Head
 
@@ -124,7 +125,7 @@ def check_parity(
         CheckFailed: They differ by more.
     """
     expected = _by_torch(module, head, images_NSS)
-    loaded = session(model)
+    loaded = Session(model)
     worst_z, worst_p = 0.0, 0.0
     sizes = tuple(size for size in BATCH_SIZES if size <= len(images_NSS))
     for size in sizes:
