@@ -20,8 +20,7 @@ class OverTorchServe:
         self.server = server
 
     def ask(self, path, content=None, headers=None, *, authorized=True):
-        *_, model = path.split("/")
-        found = self.server.exchange(model, content or b"", headers=headers, authorized=authorized)
+        found = self.server.exchange(path, content or b"", headers=headers, authorized=authorized)
         return Said(found.status, found.body, found.headers)
 
 
@@ -177,3 +176,43 @@ def test_without_a_token_nothing_is_answered(front):
     film = encoded(drawn_image("PA"))
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         assert 400 <= front.ask("/predictions/embeddings", film, headers, authorized=False).status < 500
+
+
+def inference(**changes):
+    one = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [based(encoded(drawn_image("PA")))], **changes}
+    return document({"id": "7", "inputs": [one]})
+
+
+def test_the_open_inference_protocol(front):
+    film = encoded(drawn_image("PA"))
+    expected = front.ask("/predictions/embeddings", film).json
+    said = front.ask("/v2/models/embeddings/infer", *inference())
+    assert (said.status, said.json["id"], said.json["model_name"]) == (200, "7", "embeddings")
+    [output] = said.json["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("embedding", "FP32", [1, 12])
+    assert output["data"] == expected["embedding"]
+    assert said.json["parameters"]["dossier"] == expected["dossier"]
+    said = front.ask("/v2/models/pneumonia/infer", *inference()).json
+    assert [one["name"] for one in said["outputs"]] == ["probability", "decision", "abstention"]
+    assert said["outputs"][0]["data"] == [front.ask("/predictions/pneumonia", film).json["probability"]]
+
+
+def test_the_open_inference_protocol_in_binary(front):
+    film = encoded(drawn_image("PA"))
+    rest = len(film).to_bytes(4, "little") + film
+    one = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(rest)}}
+    head = json.dumps({"inputs": [one], "parameters": {"binary_data_output": True}}).encode()
+    sent = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    said = front.ask("/v2/models/embeddings/infer", head + rest, sent)
+    assert said.status == 200
+    length = int(said.headers["inference-header-content-length"])
+    [output] = json.loads(said.body[:length])["outputs"]
+    assert output["parameters"]["binary_data_size"] == 48
+    vector = np.float32(front.ask("/predictions/embeddings", film).json["embedding"])
+    assert np.array_equal(np.frombuffer(said.body[length:], "<f4"), vector)
+
+
+def test_a_bad_inference_call_says_what_is_wrong(front):
+    said = front.ask("/v2/models/embeddings/infer", *inference(shape=[2]))
+    assert (said.status, said.json["code"]) == (400, "bad_request")
+    assert said.json["error"].startswith("data is not a list of 2")

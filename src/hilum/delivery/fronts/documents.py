@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-from hilum.delivery.fronts import asgi, wire
+from hilum.delivery.fronts import asgi, inference_protocol, wire
 from hilum.delivery.fronts.asgi import House
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
@@ -35,7 +35,19 @@ def _model_ready(house: House, model: str) -> dict[str, Any] | Reply:
     return found if isinstance(found, Reply) else {"name": model, "ready": True}
 
 
+def _server(_: House) -> dict[str, Any]:
+    return inference_protocol.server_metadata()
+
+
+def _model(house: House, model: str) -> dict[str, Any] | Reply:
+    if model not in house.questions:
+        return wire.refusal(asgi.unknown(house, model))
+    return inference_protocol.model_metadata(model, house.releases)
+
+
 DOCUMENTS: Final[dict[str, Callable[..., Any]]] = {
+    "/v2": _server,
+    "/v2/models/{model}": _model,
     "/v2/health/live": _live,
     "/v2/health/ready": _ready,
     "/v2/models/{model}/ready": _model_ready,

@@ -7,17 +7,19 @@ TorchServe takes multipart forms apart itself, and keeps one part of each name. 
 `decode_input_request=false` in its config.properties prevents.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hilum.delivery.desk import Desk
 from hilum.delivery.engines import DEFAULT
-from hilum.delivery.fronts import wire
-from hilum.delivery.fronts.asking import MULTIPART, Call
+from hilum.delivery.fronts import inference_protocol, wire
+from hilum.delivery.fronts.asking import JSON, MULTIPART, Call
 from hilum.delivery.fronts.refusals import CallError
 
 DECODE: Final = "decode_input_request"
+INPUTS: Final = re.compile(rb'"inputs"\s*:')  # what such a call must have and no other JSON here may
 Row = Mapping[str, Any]
 
 
@@ -62,7 +64,9 @@ def respond(desk: Desk, rows: Sequence[Row], context: Context) -> list[str | byt
     bodies: list[str | bytes] = []
     for number, row in enumerate(rows):
         try:
-            reply = wire.answer(desk, _call(row, context, number))
+            call = _call(row, context, number)
+            infer = inference_protocol.answer if _is_inference(call) else None
+            reply = infer(desk, call.content, call.headers) if infer is not None else wire.answer(desk, call)
         except CallError as error:
             reply = wire.refusal(error, wire.overrides(list(desk.releases.values())))
         if reply.status != 200:
@@ -81,6 +85,14 @@ def _call(row: Row, context: Context, number: int) -> Call:
         return Call(b"", headers, form={name: [_bytes(value)] for name, value in row.items()})
     given = next((row[key] for key in ("body", "data") if row.get(key) is not None), b"")
     return Call(_bytes(given), headers)
+
+
+def _is_inference(call: Call) -> bool:
+    """Whether a call speaks the Open Inference Protocol: TorchServe tells a handler no path."""
+    if inference_protocol.HEADER_LENGTH in call.headers:
+        return True
+    is_json = call.headers.get("content-type", "").split(";")[0].strip().lower() == JSON
+    return is_json and INPUTS.search(call.content) is not None
 
 
 def _bytes(value: Any) -> bytes:

@@ -99,23 +99,25 @@ class Server:
         timeout: float = 60.0,
     ) -> tuple[int, bytes]:
         """Post an image to a model: status and body of the answer."""
-        answered = self.exchange(model, content, headers=headers, authorized=authorized, timeout=timeout)
+        answered = self.exchange(
+            f"/predictions/{model}", content, headers=headers, authorized=authorized, timeout=timeout
+        )
         return answered.status, answered.body
 
     def exchange(
         self,
-        model: str,
+        path: str,
         content: bytes,
         *,
         headers: Mapping[str, str] | None = None,
         authorized: bool = True,
         timeout: float = 60.0,
     ) -> Response:
-        """As `post`, with the headers of the answer (their names in lower case)."""
+        """As `post`, to any path, with the headers of the answer (their names in lower case)."""
         sent = {"Content-Type": "application/octet-stream", **(headers or {})}
         if authorized:
             sent["Authorization"] = f"Bearer {self.key('inference')}"
-        return _call(self.port, "POST", f"/predictions/{model}", content, sent, timeout)
+        return _call(self.port, "POST", path, content, sent, timeout)
 
     def ready(self) -> int:
         """How many workers are ready, over all models."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hilum.delivery.desk import Desk, desks
-from hilum.delivery.fronts import wire
+from hilum.delivery.fronts import inference_protocol, wire
 from hilum.delivery.fronts.asking import Call
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
@@ -87,10 +87,7 @@ def _answered(task: Callable[[Desk, Call], Reply], desk: Desk, call: Call) -> Re
 
 
 def _infer(desk: Desk, call: Call) -> Reply:
-    from hilum.delivery.fronts import inference_protocol
-
-    status, kind, body, headers = inference_protocol.answer_v2(desk, call.content, call.headers)
-    return Reply(status, body, kind, headers, ("answered" if status == 200 else "refused:infer",))
+    return inference_protocol.answer(desk, call.content, call.headers)
 
 
 _TASKS: Final[dict[Task, Callable[[Desk, Call], Reply]]] = {"predictions": wire.answer, "infer": _infer}
