@@ -1,0 +1,40 @@
+"""What can go wrong between a client and a server; no message repeats an image's name or content."""
+
+
+class ClientError(Exception):
+    """Base of every error of the client."""
+
+
+class Refused(ClientError):
+    """The server refuses the call.
+
+    Attributes:
+        status: Of HTTP.
+        code: One word for programs.
+        message: What is wrong.
+        right: What would be right.
+    """
+
+    def __init__(self, status: int, code: str, message: str, right: str) -> None:
+        super().__init__(f"{message}; {right}" if right else message)
+        self.status, self.code, self.message, self.right = status, code, message, right
+
+
+class Unauthorized(Refused):
+    """The server wants another token."""
+
+
+class Unavailable(ClientError):
+    """No answer came, after every retry.
+
+    Attributes:
+        attempts: How often it was tried.
+    """
+
+    def __init__(self, why: str, attempts: int) -> None:
+        super().__init__(f"{why}, after {attempts} attempt{'s' if attempts > 1 else ''}; try again later")
+        self.attempts = attempts
+
+
+class Unexpected(ClientError):
+    """What came back is no answer of hilum's: another server, or another version of it."""
