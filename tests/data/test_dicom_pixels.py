@@ -248,6 +248,25 @@ def test_jpeg_baseline() -> None:
     assert np.abs(pixels_of(ds) - expected).max() < 0.02
 
 
+def test_a_compressed_image_of_another_size_than_the_header_says_is_refused() -> None:
+    """Before it is decoded: 60 million pixels are a few hundred kilobytes of JPEG."""
+    stream = io.BytesIO()
+    Image.new("L", (10_000, 6_000)).save(stream, "JPEG")
+    ds = header(np.zeros((32, 24), np.uint8))
+    ds.PixelData = encapsulate([stream.getvalue()])
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    with pytest.raises(ImageError, match="states 24 x 32 pixels, and its compressed image has 10000 x 6000") as caught:
+        decode(content(ds))
+    assert caught.value.fault == "corrupt"
+
+
+def test_a_modality_is_named_only_where_it_is_a_code() -> None:
+    for stated, words in (("CT", "modality CT"), ("JANE SECRET", "no modality that is known"), ("", "no modality")):
+        with pytest.raises(ImageError, match=words) as caught:
+            decode(content(header(RAMP, 12, Modality=stated)))
+        assert "SECRET" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("stated", "modality"),
     [("CR", "XR"), ("DX", "XR"), ("DR", "XR"), ("RG", "XR"), ("MR", "MR"), ("CT", None), ("", None)],

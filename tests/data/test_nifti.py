@@ -82,19 +82,19 @@ def test_members_of_gzip_are_read_on() -> None:
         (edited(112, "f", float("inf")), None, ""),  # which NIfTI says to ignore
         (edited(80, "f", float("nan")), "corrupt", "voxels of"),
         (edited(280, "ffff", 0, 0, 0, 0), "corrupt", "orientation that cannot be"),
-        (edited(280, "f", float("nan")), "corrupt", ""),
+        (edited(280, "f", float("nan")), "corrupt", "damaged|cannot be"),
     ],
 )
 def test_what_a_header_must_not_state(content: bytes, fault: str | None, words: str) -> None:
     if fault is None:
         assert decode_volume(content).voxels_XYZ.shape == VOXELS.shape
         return
-    error = refused(content)
-    assert error.fault == fault
-    pytest.raises(ImageError, decode_volume, content).match(words)
+    with pytest.raises(ImageError, match=words) as caught:
+        decode_volume(content)
+    assert caught.value.fault == fault
 
 
-@pytest.mark.parametrize("cut", [1, 100, 351, 352, 500, 771])
+@pytest.mark.parametrize("cut", [3, 100, 351, 352, 500, 771])
 def test_truncation_is_found_plain_and_compressed(cut: int) -> None:
     assert refused(made()[:cut]).fault == ("unsupported" if cut < 348 else "corrupt")
     packed = gzip.compress(made())

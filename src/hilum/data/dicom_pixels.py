@@ -5,12 +5,14 @@ C.11.1) -> values of interest (lookup table or window, C.11.2) -> presentation (
 shape INVERSE, C.11.6). Where a file gives no values of interest, they are the range of the image without its padding.
 Padding pixels (C.7.5.1.1.2) take no part and become black. Pixels that are not square are made so.
 
-pydicom decodes; GDCM, beneath it, decompresses. Both raise nearly anything on a malformed file, and their messages and
-warnings quote header values, which can identify a patient: so every failure becomes a sentence of our own.
+pydicom decodes; beneath it Pillow decompresses, or GDCM, in a process apart. All raise nearly anything on a malformed
+file, and their messages and warnings quote header values, which can identify a patient: so every failure becomes a
+sentence of our own.
 """
 
 import io
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,9 +20,11 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian, JPEGExtended12Bit
 
+from hilum.data import gdcm_apart
 from hilum.errors import ImageError
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ MODALITIES: Final = {"CR": "XR", "DX": "XR", "DR": "XR", "RG": "XR", "MR": "MR"}
 VIEWS: Final = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL", "LAT": "LATERAL"}
 PLANES: Final = ("SAGITTAL", "CORONAL", "AXIAL")  # by the axis (x, y, z of the patient) that a slice is normal to
 
+_HERE: Final = ("pydicom", "pillow")  # what decompresses in this process; the rest is for GDCM, apart
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
 _LUMA: Final = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's
 _SQUARE_WITHIN: Final = 0.01  # spacings that differ by less than a percent move no pixel of a 224-pixel image by 2
@@ -58,7 +63,7 @@ def read(content: bytes, max_pixels: int) -> "tuple[Pixels, str, str | None]":
             header = _open(content)
             modality = _modality(header)
             _check(header, max_pixels)
-            pixels = _square_pixels(_pixels(header), header, max_pixels)
+            pixels = _square_pixels(_pixels(header, content), header, max_pixels)
             return pixels, modality, _view(header, modality)
         except ImageError:
             raise
@@ -85,9 +90,10 @@ def _open(content: bytes) -> Any:
 def _modality(header: Any) -> str:
     stated = str(header.get("Modality", None) or "").strip().upper()
     if stated not in MODALITIES:
+        # Named only where it looks like a code: in a damaged file anything may stand there, a name too.
+        named = f"modality {stated}" if re.fullmatch("[A-Z]{2}", stated) else "no modality that is known"
         raise ImageError(
-            f"the DICOM file has {'modality ' + stated[:16] if stated else 'no modality'}; hilum reads radiographs "
-            "(CR, DX, DR, RG) and magnetic resonance (MR)",
+            f"the DICOM file has {named}; hilum reads radiographs (CR, DX, DR, RG) and magnetic resonance (MR)",
             "refused",
         )
     return MODALITIES[stated]
@@ -108,8 +114,8 @@ def _check(header: Any, max_pixels: int) -> None:
         raise NotImplementedError("no plugin decodes this transfer syntax")
 
 
-def _pixels(header: Any) -> "Pixels":
-    stored = pixel_array(header)  # unused high bits cleared, sign extended, YBR made RGB
+def _pixels(header: Any, content: bytes) -> "Pixels":
+    stored = _stored(header, content)
     photometric = str(header.PhotometricInterpretation).strip().upper()
     if photometric == "PALETTE COLOR":
         stored = apply_color_lut(stored, header)
@@ -124,6 +130,36 @@ def _pixels(header: Any) -> "Pixels":
         shown = 1.0 - shown
     shown[_padding(stored, header)] = 0.0
     return np.ascontiguousarray(shown, dtype=np.float32)
+
+
+def _stored(header: Any, content: bytes) -> NDArray[Any]:
+    """Stored values: unused high bits cleared, sign extended, YBR made RGB."""
+    syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return np.asarray(pixel_array(header))
+    # Pillow reads neither JPEG of 12 bits nor colours of more than 8.
+    deep = int(header.BitsStored) > 8 and (syntax == JPEGExtended12Bit or int(header.SamplesPerPixel) > 1)
+    plugins = [
+        name for name in _HERE if name in get_decoder(syntax).available_plugins and not (deep and name == "pillow")
+    ]
+    if not plugins:
+        return gdcm_apart.pixels(content)
+    if plugins[0] == "pillow":
+        _check_stream(header)
+    # One is named: pydicom would hand a file that this one refuses to the next, and in the end to GDCM.
+    return np.asarray(pixel_array(header, decoding_plugin=plugins[0]))
+
+
+def _check_stream(header: Any) -> None:
+    """Refuse a compressed image that is larger than the header says: it would be decoded whole, whatever that takes."""
+    frame = get_frame(header.PixelData, 0, number_of_frames=1)
+    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+        if image.size != (int(header.Columns), int(header.Rows)):
+            raise ImageError(
+                f"the DICOM file's header states {header.Columns} x {header.Rows} pixels, and its compressed image has "
+                f"{image.width} x {image.height}",
+                "corrupt",
+            )
 
 
 def _luma(x_HWC: NDArray[Any], limit: int) -> "Pixels":

@@ -15,6 +15,7 @@ Shapes: (H, W) is an image as decoded, (S, S) a preprocessed one.
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,10 @@ def decode(content: bytes) -> Decoded:
     """
     if not content:
         raise ImageError("the image is empty; a PNG, JPEG or DICOM file was expected", "empty")
-    if content.startswith(_PNG):
-        return Decoded(_png(content), None, None)
-    if content.startswith(_JPEG):
-        return Decoded(_jpeg(content), None, None)
+    if content.startswith((_PNG, _JPEG)):
+        with warnings.catch_warnings():  # Pillow's, of damaged EXIF and the like; what matters is an error below
+            warnings.simplefilter("ignore")
+            return Decoded(_png(content) if content.startswith(_PNG) else _jpeg(content), None, None)
     if is_dicom(content):
         from hilum.data.dicom_pixels import read  # pydicom takes a quarter of a second; sets of PNGs never need it
 

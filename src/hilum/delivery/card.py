@@ -159,10 +159,12 @@ class EngineCard(Part):
     library: str = ""
     n: int = Field(0, description="Images that it was tried on.")
     cosine_least: float | None = Field(None, description="Of the embeddings with those of the reproducible engine.")
+    cosine_median: float | None = None
     auroc_change: Measured | None = None
     flipped: Measured | None = Field(None, description="Share of decisions that fall on the other side.")
     probability_change: float | None = Field(None, description="Largest.")
-    golden_tolerance: float = Field(description="Largest difference from the golden answers at which it serves.")
+    golden_tolerance: float = Field(description="Largest difference from the golden embeddings at which it serves.")
+    golden_probability_tolerance: float = Field(description="And from the golden probabilities.")
 
 
 class GateCard(Part):
@@ -222,7 +224,12 @@ class ReleaseCard(Part):
             why = "the engine that the release was judged with"
             tolerance = self.golden_tolerance
             return EngineCard(
-                name=DEFAULT, precision=PRECISION[DEFAULT], allowed=True, why=why, golden_tolerance=tolerance
+                name=DEFAULT,
+                precision=PRECISION[DEFAULT],
+                allowed=True,
+                why=why,
+                golden_tolerance=tolerance,
+                golden_probability_tolerance=tolerance,
             )
         allowed = ", ".join([DEFAULT, *(one.name for one in self.engines if one.allowed)])
         found = next((one for one in self.engines if one.name == name), None)

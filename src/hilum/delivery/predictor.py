@@ -146,14 +146,17 @@ class Predictor:
         result = self.run(prepare_golden([path.read_bytes() for path in golden_images(folder)], card.preprocessing))
         if result.z_BD.shape != z_BD.shape:
             raise ReleaseError(f"{card.name} answers its golden images with {result.z_BD.shape}, not {z_BD.shape}")
-        apart = float(np.abs(result.z_BD - z_BD).max())
+        self._near(result.z_BD, z_BD, self._allowed.golden_tolerance, "embedding")
         if result.probability_B is not None:
-            apart = max(apart, float(np.abs(result.probability_B - probability_B).max()))
-        allowed = self._allowed.golden_tolerance
+            self._near(result.probability_B, probability_B, self._allowed.golden_probability_tolerance, "probability")
+
+    def _near(self, found: NDArray[np.float32], expected: NDArray[np.float32], allowed: float, what: str) -> None:
+        apart = float(np.abs(found - expected).max())
         if not apart <= allowed:
             raise ReleaseError(
-                f"{card.name} does not answer its golden images as when it was exported: it is {apart:.3g} off, "
-                f"and {allowed:.3g} is allowed; this machine or its libraries compute otherwise"
+                f"{self.release.card.name} does not answer its golden images as when it was exported: a value of its "
+                f"{what} is {apart:.3g} off, and {allowed:.3g} is allowed; this machine or its libraries compute "
+                "otherwise"
             )
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -210,3 +211,12 @@ def test_probabilities_alone_are_one_number(pneumonia):
     reply = wire.answer(pneumonia, Call(film, {"accept": "application/octet-stream"}))
     [value] = np.frombuffer(reply.body, "<f4")
     assert value == np.float32(json.loads(wire.answer(pneumonia, Call(film)).body)["probability"])
+
+
+def test_numbers_of_different_shapes_are_not_one_array(desk):
+    film = encoded(drawn_image("PA"))
+    [image, other] = desk.answer([Request(film), Request(film)])
+    volume = replace(other, values=np.stack([other.values] * 3))
+    reply = wire._bare([image, volume], True, "application/x-npy", {}, ("answered", "answered"))
+    assert (reply.status, json.loads(reply.body)["code"]) == (406, "not_acceptable")
+    assert wire._bare([image, other], True, "application/x-npy", {}, ("answered", "answered")).status == 200

@@ -9,12 +9,14 @@ Its Python package reports its import to its makers, by `openvino_telemetry`, wh
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hilum.errors import ReleaseError, UsageError
+
+PRODUCTS: Final = ("Convolution", "FullyConnected", "MatMul")  # layers that bfloat16 makes faster
 
 
 class Compiled:
@@ -58,6 +60,13 @@ class Compiled:
         got = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if got != "bf16":
             raise UsageError(f"OpenVINO would compute in {got}, but bf16 was asked for; choose another engine")
+        self._compiled = compiled
+        products = {precision for kind in PRODUCTS for precision in self.computed_in().get(kind, ())}
+        if "bf16" not in products:
+            raise UsageError(
+                f"OpenVINO was asked for bf16 and computes the products of {model.name} in "
+                f"{', '.join(sorted(products)) or 'nothing that it names'}; choose another engine"
+            )
         # One output may have several names; the graph's own are these.
         self.outputs = [
             next(name for name in ("embedding", "probability") if name in output.get_names())
@@ -65,6 +74,15 @@ class Compiled:
         ]
         self.library = f"openvino {openvino.__version__.split('-')[0]}"
         self._request = compiled.create_infer_request()
+
+    def computed_in(self) -> dict[str, set[str]]:
+        """Precisions in which the compiled graph really computes, by kind of layer, in OpenVINO's words."""
+        found: dict[str, set[str]] = {}
+        for layer in self._compiled.get_runtime_model().get_ordered_ops():
+            said = layer.get_rt_info()
+            kind, precision = (said[key].astype(str) for key in ("layerType", "runtimePrecision"))
+            found.setdefault(kind, set()).add(precision)
+        return found
 
     def run(self, x_BCHW: NDArray[Any]) -> list[NDArray[Any]]:
         """Outputs of the graph for images, float32 in [0, 1], (B, 1, S, S)."""

@@ -144,13 +144,16 @@ class House:
         )
 
 
-def predictions(house: House, pages: Mapping[str, tuple[str, bytes]], documents: Mapping[str, Any]) -> Starlette:
+def predictions(
+    house: House, pages: Mapping[str, tuple[str, bytes]], documents: Mapping[str, Any], open_to_all: Sequence[str]
+) -> Starlette:
     """The application for callers.
 
     Args:
         house: What answers.
         pages: Files of the web page by path: content type and bytes.
         documents: Functions of the house that make the JSON of a GET, by path; `{model}` stands for a question.
+        open_to_all: Paths of documents for which no token is asked.
     """
 
     def asked(task: Task) -> Callable[[Request], Awaitable[Response]]:
@@ -180,7 +183,7 @@ def predictions(house: House, pages: Mapping[str, tuple[str, bytes]], documents:
         Route("/predictions/{model}", asked("predictions"), methods=["POST"]),
         Route("/v2/models/{model}/infer", asked("infer"), methods=["POST"]),
         *(
-            Route(path, document(make, closed="health" not in path), methods=["GET"])
+            Route(path, document(make, closed=path not in open_to_all), methods=["GET"])
             for path, make in documents.items()
         ),
         *(Route(path, page(*file), methods=["GET"]) for path, file in pages.items()),

@@ -1,6 +1,7 @@
 """What the maintained front says without a worker: health, metadata, its API, its page."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -10,10 +11,44 @@ from hilum.delivery.fronts.asgi import House
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
 
+WEB: Final = Path(__file__).parent / "web"
+PAGE: Final = {
+    "page.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+}
+OPEN: Final = ("/about.json", "/v2/health/live", "/v2/health/ready")  # to callers without a token
+
 
 def application(house: House) -> Starlette:
     """The application for callers, with all its documents and pages."""
-    return asgi.predictions(house, {}, DOCUMENTS)
+    return asgi.predictions(house, page_files(), DOCUMENTS, OPEN)
+
+
+def page_files() -> dict[str, tuple[str, bytes]]:
+    """The files of the web page by path: content type and bytes."""
+    found = {f"/{name}": (kind, (WEB / name).read_bytes()) for name, kind in PAGE.items()}
+    return {"/": found["/page.html"], **found}
+
+
+def _about(house: House) -> dict[str, Any]:
+    """What the page must know before anybody has shown a token: nothing that a caller without one may not."""
+    return {
+        "models": list(house.questions),
+        "token_needed": house.keys is not None,
+        "intended_use": list(dict.fromkeys(release.card.intended_use for release in house.releases)),
+        "releases": [
+            {
+                "name": release.card.name,
+                "version": release.card.version,
+                "modality": release.card.modality,
+                "dossier": release.short_id,
+                "gate": release.card.gate.verdict,
+                "engine": house.crew.orders.engine,
+            }
+            for release in house.releases
+        ],
+    }
 
 
 def _live(_: House) -> dict[str, bool]:
@@ -46,6 +81,7 @@ def _model(house: House, model: str) -> dict[str, Any] | Reply:
 
 
 DOCUMENTS: Final[dict[str, Callable[..., Any]]] = {
+    "/about.json": _about,
     "/v2": _server,
     "/v2/models/{model}": _model,
     "/v2/health/live": _live,

@@ -135,6 +135,11 @@ def _bare(
             told = failure(one)
             told["message"] = f"image {number} of {len(answers)}: {told['message']}"
             return Reply(told["status"], dumped(told), JSON, said, outcomes)
+    if len({one.values.shape for one in good}) > 1:
+        wrong = "the answers differ in shape, and numbers alone are one array"
+        return refusal(
+            CallError("not_acceptable", wrong, f"accept {JSON}, or send these images in several calls", 406), said
+        )
     values: NDArray[np.float32] = np.stack([one.values for one in good]) if many else good[0].values
     body = good[0].body
     model = {f"{one.body['model']['name']}/{one.body['model']['version']}": one.body["dossier"] for one in good}

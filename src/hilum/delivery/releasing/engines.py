@@ -24,6 +24,7 @@ from hilum.judgement.probing.head import MIN_PATIENTS, Head
 from hilum.progress import track
 from hilum.recipe import EngineTolerance
 
+REPORT: Final = "engines.json"  # in the evidence
 MAX_IMAGES: Final = 2000
 REPLICATES: Final = 2000
 MARGIN: Final = 3.0  # golden answers may differ by this many times what was measured here: processors differ
@@ -57,19 +58,39 @@ def tried(
     for name in track(names, "engines", unit="engine"):
         try:
             if name == "onnxruntime-int8":
-                quantise.quantise(release / FP32_MODEL, _calibration(sources), release / INT8_MODEL)
+                images = np.ascontiguousarray(sources.dataset.images[calibration_rows(sources)])
+                quantise.quantise(release / FP32_MODEL, images, release / INT8_MODEL)
             engine = open_engine(name, release, threads)
         except HilumError as error:
             why = f"it could not be tried where the release was made: {error}"
-            cards.append(EngineCard(name=name, precision=PRECISION[name], allowed=False, why=why, golden_tolerance=0.0))
+            none = {"golden_tolerance": 0.0, "golden_probability_tolerance": 0.0}
+            cards.append(EngineCard(name=name, precision=PRECISION[name], allowed=False, why=why, **none))
             continue
         found, found_golden = infer(engine, images_NSS), infer(engine, golden_GSS)
         told = compare(expected, found, y_N, patient_N, head, sources.recipe.engine_tolerance)
-        tolerance = max(sources.recipe.parity_tolerance, MARGIN * _apart(expected_golden, found_golden))
-        cards.append(
-            EngineCard(name=name, precision=PRECISION[name], library=engine.library, golden_tolerance=tolerance, **told)
-        )
+        told |= _golden(expected_golden, found_golden, sources.recipe.parity_tolerance)
+        cards.append(EngineCard(name=name, precision=PRECISION[name], library=engine.library, **told))
     return tuple(cards)
+
+
+def report(sources: Sources, cards: tuple[EngineCard, ...]) -> dict[str, Any]:
+    """The trial as `evidence/engines.json` has it: what was asked, of how many, and what came of it.
+
+    Args:
+        sources: What the release is made of.
+        cards: What `tried` found.
+    """
+    manifest, rows, calibrated = sources.dataset.manifest, _rows(sources), calibration_rows(sources)
+    return {
+        "reference": DEFAULT,
+        "tolerance": sources.recipe.engine_tolerance.model_dump(),
+        "replicates": REPLICATES,
+        "n_images": len(rows),
+        "n_patients": int(manifest["patient_id"].iloc[rows].nunique()),
+        "splits": sorted(manifest["split"].iloc[rows].unique()),
+        "calibration": {"n_images": len(calibrated), "splits": sorted(manifest["split"].iloc[calibrated].unique())},
+        "engines": [card.model_dump(mode="json") for card in cards],
+    }
 
 
 def compare(
@@ -90,8 +111,9 @@ def compare(
         head: None for a release that answers embeddings only.
         tolerance: From the recipe.
     """
-    cosine = float(_cosines(expected.z_BD, found.z_BD).min())
-    said: dict[str, Any] = {"n": len(patient_N), "cosine_least": cosine}
+    cosine_N = _cosines(expected.z_BD, found.z_BD)
+    cosine = float(cosine_N.min())
+    said: dict[str, Any] = {"n": len(patient_N), "cosine_least": cosine, "cosine_median": float(np.median(cosine_N))}
     faults: list[str] = []  # what was seen to be too far
     short: list[str] = []  # what could be, for all that is known
     if not cosine >= tolerance.min_cosine:
@@ -118,10 +140,10 @@ def compare(
                 f"the share of decisions that fall on the other side is {flipped}, and at most "
                 f"{tolerance.max_flipped:g} is allowed"
             )
-    if faults:
-        return {**said, "allowed": False, "why": "; ".join([*faults, *short])}
     if short:
-        return {**said, "allowed": False, "why": f"insufficient data: {'; '.join(short)}"}
+        faults.append(f"insufficient data: {'; '.join(short)}")
+    if faults:
+        return {**said, "allowed": False, "why": "; ".join(faults)}
     return {**said, "allowed": True, "why": f"within the tolerances on {len(patient_N)} images of val and test"}
 
 
@@ -150,11 +172,16 @@ def _cosines(a_ND: NDArray[Any], b_ND: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(np.isfinite(found), found, -1.0)
 
 
-def _apart(expected: Result, found: Result) -> float:
-    apart = float(np.abs(expected.z_BD - found.z_BD).max())
+def _golden(expected: Result, found: Result, least: float) -> dict[str, float]:
+    """How far golden answers may be off: MARGIN times what they are here, and no less than the reproducible one's."""
+    tolerance = {
+        "golden_tolerance": float(np.abs(expected.z_BD - found.z_BD).max()),
+        "golden_probability_tolerance": 0.0,
+    }
     if expected.probability_B is not None and found.probability_B is not None:
-        apart = max(apart, float(np.abs(expected.probability_B - found.probability_B).max()))
-    return apart
+        apart = np.abs(expected.probability_B - found.probability_B).max()
+        tolerance["golden_probability_tolerance"] = float(apart)
+    return {name: max(least, MARGIN * value) for name, value in tolerance.items()}
 
 
 def _rows(sources: Sources) -> NDArray[np.int64]:
@@ -164,12 +191,12 @@ def _rows(sources: Sources) -> NDArray[np.int64]:
     return _spread(rows if len(rows) else sources.dataset.rows(modality), MAX_IMAGES)
 
 
-def _calibration(sources: Sources) -> NDArray[np.uint8]:
-    """Images of val; of train where val has none. Never of test, which judges what comes of it."""
+def calibration_rows(sources: Sources) -> NDArray[np.int64]:
+    """Rows of val, or of train where val has none; never of test, which judges what comes of them."""
     modality = sources.facts["modality"]
     rows = sources.dataset.rows(modality, ("val",))
     rows = rows if len(rows) else sources.dataset.rows(modality, ("train",))
-    return np.ascontiguousarray(sources.dataset.images[_spread(rows, quantise.CALIBRATION_IMAGES)])
+    return _spread(rows, quantise.CALIBRATION_IMAGES)
 
 
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

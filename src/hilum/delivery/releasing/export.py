@@ -163,6 +163,8 @@ def export(
         (partial / EVIDENCE).mkdir()
         for name, content in sources.evidence.items():
             (partial / EVIDENCE / name).write_bytes(content)
+        if others:
+            write_json(partial / EVIDENCE / engines.REPORT, engines.report(sources, others))
         writing.write(partial)
         write_json(partial / dossier.DOSSIER, dossier.draw_up(partial, sources.rests_on()))
         Predictor.load(partial)

@@ -82,13 +82,14 @@ def write(module: "nn.Module", size: int, head: Head | None, metadata: Mapping[s
 def _fold(graph: Any, head: Head) -> None:
     """Append `probability = sigmoid(a (z w + b) + c)` to the graph.
 
-    In float64, because the standardisation is folded into the weights: large terms cancel.
+    In float64, because the standardisation is folded into the weights: large terms cancel. And as a sum of products,
+    not as a matrix product, which an engine of lower precision would compute in that precision.
     """
     weight = head.platt_a * head.weight
     bias = head.platt_a * head.bias + head.platt_b
     graph.initializer.extend(
         [
-            numpy_helper.from_array(weight.reshape(-1, 1), "head_weight"),
+            numpy_helper.from_array(weight.reshape(1, -1), "head_weight"),
             numpy_helper.from_array(np.array([bias]), "head_bias"),
             numpy_helper.from_array(np.array([1], dtype=np.int64), "head_axis"),
         ]
@@ -96,10 +97,10 @@ def _fold(graph: Any, head: Head) -> None:
     graph.node.extend(
         [
             helper.make_node("Cast", ["embedding"], ["head_embedding"], "head_to_double", to=TensorProto.DOUBLE),
-            helper.make_node("MatMul", ["head_embedding", "head_weight"], ["head_product"], "head_matmul"),
+            helper.make_node("Mul", ["head_embedding", "head_weight"], ["head_terms"], "head_mul"),
+            helper.make_node("ReduceSum", ["head_terms", "head_axis"], ["head_product"], "head_sum", keepdims=0),
             helper.make_node("Add", ["head_product", "head_bias"], ["head_logit"], "head_add"),
-            helper.make_node("Squeeze", ["head_logit", "head_axis"], ["head_logit_B"], "head_squeeze"),
-            helper.make_node("Sigmoid", ["head_logit_B"], ["head_probability"], "head_sigmoid"),
+            helper.make_node("Sigmoid", ["head_logit"], ["head_probability"], "head_sigmoid"),
             helper.make_node("Cast", ["head_probability"], ["probability"], "head_to_float", to=TensorProto.FLOAT),
         ]
     )

@@ -1,7 +1,7 @@
 """A graph in 8-bit integers: static quantisation of its convolutions and matrix products by ONNX Runtime (MIT).
 
-Ranges of activations are those of calibration images; weights have a scale per channel. The head stays as it is: its
-product is in float64, because its terms cancel.
+Ranges of activations are those of calibration images; weights have a scale per channel. The head is neither and stays
+in float64, because its terms cancel.
 """
 
 import logging
@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 CALIBRATION_IMAGES: Final = 128  # of val; more hardly move a range's ends, and each is one pass of the graph
 BATCH: Final = 16
-HEAD_NODES: Final = "head_"  # how hilum.delivery.releasing.graph names them
 
 
 def quantise(model: Path, images_NSS: NDArray[np.uint8], out: Path) -> None:
@@ -42,7 +40,6 @@ def quantise(model: Path, images_NSS: NDArray[np.uint8], out: Path) -> None:
     root.setLevel(logging.ERROR)  # it logs advice at the root
     try:
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
-        head = [node.name for node in onnx.load(prepared).graph.node if node.name.startswith(HEAD_NODES)]
         quantize_static(
             str(prepared),
             str(out),
@@ -52,7 +49,6 @@ def quantise(model: Path, images_NSS: NDArray[np.uint8], out: Path) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-            nodes_to_exclude=head,
         )
     finally:
         root.setLevel(level)
