@@ -12,13 +12,14 @@ GROWTH ?= 1000,20000,223414
 SOURCES ?= ../shared/data
 DATASETS ?= nih,covid_chestxray,kermany,oasis
 
-.PHONY: help demo test test-all lint bench reports lock pipeline clean
+.PHONY: help demo test test-all lint bench bench-serving reports lock pipeline clean
 
 help:
 	@echo "make demo      dataset revision -> validated, trained, judged, released, served, answered"
 	@echo "make test      the test suite (make test-all adds the slow ones)"
 	@echo "make lint      ruff, mypy --strict, import-linter"
 	@echo "make bench     performance as ratios, each in one run (GROWTH=1000,20000: without CheXpert's whole size)"
+	@echo "make bench-serving  both fronts beside FastAPI, LitServe and BentoML, over what the machine can do without a server"
 	@echo "make reports   the whole judgement of real image sets (SOURCES=folder, DATASETS=nih,...), and its summary pages"
 	@echo "make pipeline  write build/hilum-training.yaml for the Kubeflow UI"
 	@echo "make lock      resolve requirements.in into requirements.lock anew"
@@ -58,6 +59,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/resampling.py
 	$(BIN)/python benchmarks/growth.py --sizes $(GROWTH)
+	$(BIN)/python benchmarks/engines.py
+
+# The load generator is Debian's wrk; the other servers are installed into build/bench-serving.
+bench-serving: $(STAMP)
+	$(BIN)/python benchmarks/serving
 
 reports: $(STAMP)
 	$(BIN)/python benchmarks/reports --sources $(SOURCES) --datasets $(DATASETS)

@@ -1,0 +1,308 @@
+"""Servers on the same release, engine and images: images/s over what the machine can do without a server.
+
+    make bench-serving                                     # all of it: about half an hour, with nothing else running
+    python benchmarks/serving --models resnet18 --engines onnxruntime-fp32 --rounds 1 --seconds 2
+
+The ceiling is one process with a thread per core, each with an engine of its own, decoding and resizing included.
+Every round measures the ceiling, every server at every concurrency, and the ceiling again; a ratio is over the mean of
+the two. Printed are medians over the rounds with their range. The images are 1024 px JPEGs of drawn films; weights are
+random, because time does not depend on them. The load comes from wrk (Debian's package), in a closed loop.
+
+Servers: `torchserve` and `starlette` are hilum's fronts, as `hilum serve` starts them, with everything they do beside
+the graph (dossier, input limits, training cases); `fastapi`, `litserve`, `bentoml` do no more than decode, resize and
+run the graph. LitServe gets a form, because it takes no raw body.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where PYTHONSAFEPATH is set, as in the Makefile
+from releases import release_of
+from same import Same, film
+
+from hilum.delivery.fronts import door, torchserve
+from hilum.delivery.machine import free_port, usable_cores
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parents[1]
+OTHERS: Final = ROOT / "build" / "bench-serving"  # a virtual environment with the other servers
+VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0")
+CONCURRENCY: Final = (1, 4, 16)
+SERVERS: Final = ("torchserve", "starlette", "fastapi", "litserve", "bentoml")
+
+
+class Measured(NamedTuple):
+    """What one load brought."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+
+
+class Target(NamedTuple):
+    """Where a server answers, and how it is asked."""
+
+    url: str
+    headers: dict[str, str]
+    form: bool = False
+
+
+def ceiling(release: Path, engine: str, content: bytes, cores: int, seconds: float) -> Measured:
+    """One process, a thread per core."""
+    same = [Same(str(release), engine) for _ in range(cores)]
+    for one in same:
+        one(content)
+    until, took = time.perf_counter() + seconds, []
+
+    def work(one: Same) -> None:
+        while (began := time.perf_counter()) < until:
+            one(content)
+            took.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=work, args=(one,)) for one in same]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return Measured(len(took) / (time.perf_counter() - began), *_quantiles(took), 0)
+
+
+def bare(release: Path, engine: str, content: bytes, calls: int = 40) -> float:
+    """Median milliseconds of a call in this process, one after the other."""
+    same, took = Same(str(release), engine), []
+    same(content)
+    for _ in range(calls):
+        began = time.perf_counter()
+        same(content)
+        took.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(took)
+
+
+def load(target: Target, content: bytes, concurrency: int, seconds: float, work: Path) -> Measured:
+    """Wrk in a closed loop."""
+    body, script = work / "body", work / "post.lua"
+    kind = "application/octet-stream"
+    if target.form:
+        kind = "multipart/form-data; boundary=bench"
+        head = b'--bench\r\nContent-Disposition: form-data; name="request"; filename="a.jpg"\r\n\r\n'
+        content = head + content + b"\r\n--bench--\r\n"
+    body.write_bytes(content)
+    headers = {"Content-Type": kind, **target.headers}
+    lines = ['wrk.method = "POST"', f'local file = io.open("{body}", "rb")', 'wrk.body = file:read("*a")']
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
+    lines += [
+        "done = function(summary, latency, requests)",
+        "  io.write(string.format('RESULT %d %d %d %f %f\\n', summary.requests, summary.duration,",
+        "    summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.timeout,",
+        "    latency:percentile(50), latency:percentile(99)))",
+        "end",
+    ]
+    script.write_text("\n".join(lines))
+    done = subprocess.run(
+        ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script), target.url],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\S+) (\S+)", done.stdout)
+    assert found is not None, done.stdout
+    requests, microseconds, failed = (int(found[number]) for number in (1, 2, 3))
+    return Measured(1e6 * (requests - failed) / microseconds, float(found[4]) / 1e3, float(found[5]) / 1e3, failed)
+
+
+@contextmanager
+def served(server: str, release: Path, engine: str, cores: int) -> Iterator[Target]:
+    """A server for the time of a block, ready."""
+    accept = {"Accept": "application/octet-stream", "X-Modality": "XR"}
+    if server == "torchserve":
+        with torchserve.start([release], serving=ROOT / "serving", port=0, workers=cores, engine=engine) as running:
+            key = running.key("inference")
+            yield Target(running.url("embeddings"), {**accept, "Authorization": f"Bearer {key}"})
+    elif server == "starlette":
+        arguments = [str(release), "--port", "0", "--workers", str(cores), "--engine", engine]
+        with door.start(arguments) as front:
+            yield Target(f"{front.url}/predictions/embeddings", {**accept, "Authorization": f"Bearer {front.token}"})
+    else:
+        with _other(server, release, engine, cores) as target:
+            yield target
+
+
+@contextmanager
+def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Target]:
+    port = free_port("127.0.0.1")
+    python = OTHERS / "bin" / "python"
+    commands = {
+        "fastapi": [
+            "-m",
+            "uvicorn",
+            "with_fastapi:app",
+            "--port",
+            str(port),
+            "--log-level",
+            "error",
+            "--no-access-log",
+        ],
+        "litserve": [str(HERE / "with_litserve.py")],
+        "bentoml": ["-m", "bentoml", "serve", "with_bentoml:Embeddings", "--port", str(port), "--host", "127.0.0.1"],
+    }
+    ready = {"fastapi": "/ready", "litserve": "/health", "bentoml": "/readyz"}[server]
+    environment = {
+        **os.environ,
+        "BENCH_RELEASE": str(release),
+        "BENCH_ENGINE": engine,
+        "BENCH_CORES": str(cores),
+        "BENCH_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT / "src")]),
+        "PYTHONSAFEPATH": "",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(OTHERS / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("PYTHONSAFEPATH")
+    with tempfile.TemporaryFile("w+") as log:
+        running = subprocess.Popen(
+            [str(python), *commands[server]], cwd=HERE, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            until = time.monotonic() + 60
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=2) as answered:
+                        if answered.status == 200:
+                            break
+                except OSError:
+                    pass
+                if running.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    raise SystemExit(f"{server} did not start: {log.read()[-2000:]}")
+                time.sleep(0.2)
+            yield Target(f"http://127.0.0.1:{port}/predict", {}, form=server == "litserve")
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+def others() -> None:
+    """The virtual environment of the other servers: theirs beside this one's packages."""
+    if (OTHERS / ".done").is_file():
+        return
+    shutil.rmtree(OTHERS, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", str(OTHERS)], check=True)
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    own = Path(sys.prefix) / "lib" / version / "site-packages"
+    (OTHERS / "lib" / version / "site-packages" / "zz_hilum.pth").write_text(f"{own}\n")
+    subprocess.run(
+        [str(OTHERS / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *VERSIONS], check=True
+    )
+    (OTHERS / ".done").touch()
+
+
+def compare(
+    release: Path, engine: str, servers: Sequence[str], rounds: int, seconds: float, work: Path
+) -> Iterator[str]:
+    """The lines of one release and engine, and what is said of them."""
+    cores, content = usable_cores(), film()
+    ceilings: list[float] = []
+    call_ms = bare(release, engine, content)
+    found: dict[tuple[str, int], list[tuple[float, Measured]]] = {}
+    for server in servers:
+        with served(server, release, engine, cores) as target:
+            load(target, content, cores, min(2.0, seconds), work)  # warm
+            for _ in range(rounds):
+                before = ceiling(release, engine, content, cores, seconds)
+                loads = {c: load(target, content, c, seconds, work) for c in CONCURRENCY}
+                after = ceiling(release, engine, content, cores, seconds)
+                middle = (before.per_second + after.per_second) / 2
+                ceilings += [before.per_second, after.per_second]
+                for c, one in loads.items():
+                    found.setdefault((server, c), []).append((one.per_second / middle, one))
+    spread = f"{min(ceilings):.1f} to {max(ceilings):.1f}"
+    yield (
+        f"ceiling {statistics.median(ceilings):.1f} images/s ({spread}); a bare call {call_ms:.1f} ms\n\n"
+        "| server | c=1 | c=4 | c=16 | ratio c=4 | ratio c=16 | p50 at c=1 over a bare call | failed |\n"
+        "| - | - | - | - | - | - | - | - |"
+    )
+    for server in servers:
+        cells = []
+        for c in CONCURRENCY:
+            of = [one for _, one in found[server, c]]
+            cells.append(
+                f"{_middle(one.per_second for one in of):.1f} / {_middle(one.p50_ms for one in of):.0f} / "
+                f"{_middle(one.p99_ms for one in of):.0f}"
+            )
+        ratios = [_spread([ratio for ratio, _ in found[server, c]]) for c in (4, 16)]
+        slower = _spread([one.p50_ms / call_ms for _, one in found[server, 1]])
+        failed = sum(one.failed for c in CONCURRENCY for _, one in found[server, c])
+        yield f"| {server} | {' | '.join([*cells, *ratios, slower, str(failed)])} |"
+
+
+def _middle(values: Iterator[float]) -> float:
+    return statistics.median(values)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _quantiles(seconds: Sequence[float]) -> tuple[float, float]:
+    ordered = sorted(seconds)
+    return 1e3 * ordered[len(ordered) // 2], 1e3 * ordered[int(0.99 * (len(ordered) - 1))]
+
+
+def processor() -> str:
+    """What the machine computes with."""
+    said = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    named = re.search(r"model name\s*: (.*)", said)
+    has = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512_vnni") if f" {flag}" in said]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    name = named[1] if named else platform.machine()
+    return f"{usable_cores()} cores of {name} ({', '.join(has) or 'neither bf16 nor VNNI'}), {memory:.0f} GB"
+
+
+def main(arguments: Sequence[str] | None = None, make: Callable[[str, Path], Path] = release_of) -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="resnet18,densenet121", help="backbones, by commas")
+    parser.add_argument("--engines", default="onnxruntime-fp32,openvino-bf16", help="by commas")
+    parser.add_argument("--servers", default=",".join(SERVERS), help="by commas")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench-serving", help="keeps the releases")
+    chosen = parser.parse_args(arguments)
+    if shutil.which("wrk") is None:
+        print("bench-serving: the load generator wrk is missing; apt-get install wrk", file=sys.stderr)
+        return 2
+    servers = chosen.servers.split(",")
+    if set(servers) - {"torchserve", "starlette"}:
+        others()
+    print(f"{processor()}; load of the machine when it began: {os.getloadavg()[0]:.1f}")
+    print("Cells: images/s / p50 ms / p99 ms, medians over the rounds; ratios: median (range).")
+    for model in chosen.models.split(","):
+        release = make(model, chosen.work)
+        for engine in chosen.engines.split(","):
+            print(f"\n### {model}, {engine}\n", flush=True)
+            with tempfile.TemporaryDirectory() as work:
+                for line in compare(release, engine, servers, chosen.rounds, chosen.seconds, Path(work)):
+                    print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
