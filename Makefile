@@ -12,11 +12,12 @@ GROWTH ?= 1000,20000,223414
 SOURCES ?= ../shared/data
 DATASETS ?= nih,covid_chestxray,kermany,oasis
 
-.PHONY: help demo test test-all lint bench bench-serving reports lock pipeline clean
+.PHONY: help demo test test-all soak lint bench bench-serving reports lock pipeline clean
 
 help:
 	@echo "make demo      dataset revision -> validated, trained, judged, released, served, answered"
 	@echo "make test      the test suite (make test-all adds the slow ones)"
+	@echo "make soak      the server for ten minutes at four fifths of its load, and 20,000 damaged files"
 	@echo "make lint      ruff, mypy --strict, import-linter"
 	@echo "make bench     performance as ratios, each in one run (GROWTH=1000,20000: without CheXpert's whole size)"
 	@echo "make bench-serving  both fronts beside FastAPI, LitServe and BentoML, over what the machine can do without a server"
@@ -49,6 +50,10 @@ test: $(STAMP)
 test-all: $(STAMP)
 	@$(BIN)/dvc pull --quiet data.dvc
 	$(BIN)/pytest -m "slow or not slow"
+
+# HILUM_SOAK_SECONDS=60: a shorter one.
+soak: $(STAMP)
+	$(BIN)/pytest -m slow -s tests/serving tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
