@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hilum.client import AsyncClient, Client, Patience, Refused, Unauthorized, Unavailable, Unexpected
+from hilum.client import AsyncClient, Client, Patience, Refused, Unauthorized, Unavailable, Unexpected, Unsendable
 
 QUICK = Patience(attempts=4, first_wait_seconds=0.01, answer_seconds=1.0, connect_seconds=1.0, total_seconds=20)
 EMBEDDED = {
@@ -162,7 +162,7 @@ def test_an_image_may_be_bytes_a_path_a_file_or_pixels(server, tmp_path):
         client.embed(pixels)
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(server.received[-1][1]))), pixels)
         for wrong in (pixels.astype(float), np.zeros((2, 2, 3), np.uint8), 5, io.StringIO("x")):
-            with pytest.raises(TypeError):
+            with pytest.raises(Unsendable):
                 client.embed(wrong)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -66,7 +67,8 @@ def test_a_long_time_at_four_fifths_of_its_load(xr_release, mr_release, starlett
                 rate = 0.8 * await capacity(client, path, film)
                 return rate, *await steadily(client, path, film, rate, SECONDS, watch)
 
-        rate, took, statuses = asyncio.run(soak())
+        with ThreadPoolExecutor(1) as aside:  # a browser that another test has opened keeps a loop in this thread
+            rate, took, statuses = aside.submit(asyncio.run, soak()).result()
     p50, p99 = np.percentile(took, [50, 99])
     first, last = np.mean(sizes[4:12]), np.mean(sizes[-8:])
     print(

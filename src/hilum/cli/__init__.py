@@ -33,7 +33,7 @@ for _verb in (
     *(learning.train, learning.embed, learning.imagine, learning.finetune, learning.fusion),
     *(judging.probe, judging.audit, judging.compare, judging.explore, judging.figures, judging.gate),
     *(judging.drift, judging.efficiency, judging.policies, judging.mitigate, judging.shortcuts),
-    *(delivering.export, delivering.predict, delivering.serve, delivering.dossier),
+    *(delivering.export, delivering.predict, delivering.serve, delivering.cases, delivering.dossier),
     whole.run,
 ):
     cli.add_command(_verb)

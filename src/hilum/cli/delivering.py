@@ -118,6 +118,17 @@ def serve(
     door.serve(settings, json.dumps if as_json else door.greeting)
 
 
+@verb("hilum cases out/demo/releases/xr-moco out/demo/dataset xr-000139 xr-000096")
+@click.argument("release", type=EXISTING)
+@click.argument("dataset", type=EXISTING)
+@click.argument("case", nargs=-1)
+def cases(release: Path, dataset: Path, case: tuple[str, ...]) -> None:
+    """Say which images the training cases of an answer are, to who has the dataset."""
+    from hilum.delivery.releasing import cases as training_cases
+
+    click.echo(training_cases.look_up(release, dataset, case).to_csv(index=False), nl=False)
+
+
 @click.group()
 def dossier() -> None:
     """The chain of hashes from a release back to its data, code and recipe."""

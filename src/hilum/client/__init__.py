@@ -10,12 +10,15 @@
 `AsyncClient` has the same methods to be awaited, and answers many images at once within a bound.
 
 ClientError
+|-- Unsendable         nothing was sent: what was given is no image, URL, token or certificate, or cannot be read
 |-- Refused            the server says what is wrong with the call (4xx): code, message, what would be right
-|   `-- Unauthorized   it wants another token (401)
+|   `-- Unauthorized   it wants another token
 |-- Unavailable        it did not answer in time, or was too busy, after every retry
 `-- Unexpected         what came back is no answer of hilum's
 """
 
+from hilum.client.answers import Abstention as Abstention
+from hilum.client.answers import Case as Case
 from hilum.client.answers import Embedding as Embedding
 from hilum.client.answers import Interval as Interval
 from hilum.client.answers import Prediction as Prediction
@@ -25,6 +28,7 @@ from hilum.client.faults import Refused as Refused
 from hilum.client.faults import Unauthorized as Unauthorized
 from hilum.client.faults import Unavailable as Unavailable
 from hilum.client.faults import Unexpected as Unexpected
+from hilum.client.faults import Unsendable as Unsendable
 from hilum.client.talking import AsyncClient as AsyncClient
 from hilum.client.talking import Client as Client
 from hilum.client.talking import Patience as Patience

@@ -1,6 +1,7 @@
 """What servers answer, as values: frozen, typed, each with the whole JSON beside it."""
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class Interval:
     @classmethod
     def of(cls, said: Mapping[str, Any], value: str = "value") -> "Interval":
         """From JSON, where the number itself is called `value` or otherwise."""
-        return cls(said[value], said["low"], said["high"], said["n"])
+        return cls(_known(said[value]), _known(said["low"]), _known(said["high"]), int(said["n"]))
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Embedding:
         """From JSON."""
         with _Form():
             z = np.asarray(said["embedding"], dtype=np.float32).reshape(said["shape"])
+            if not np.isfinite(z).all():
+                raise ValueError("a value is not finite")
             return cls(z, _model(said), said["dossier"], said)
 
 
@@ -120,11 +123,14 @@ class Prediction:
         """From JSON."""
         with _Form():
             point, why = said["operating_point"], said["abstention"]
+            probability = _known(said["probability"])
+            if (probability is None) != bool(why) or not 0 <= (probability or 0.0) <= 1:
+                raise ValueError("neither a probability nor an abstention, or both")
             return cls(
                 label=said["label"],
-                probability=said["probability"],
+                probability=probability,
                 interval=Interval.of(said["interval"], "observed") if said["interval"] else None,
-                threshold=said["threshold"],
+                threshold=float(said["threshold"]),
                 decision=said["decision"],
                 abstention=Abstention(why["reason"], why["words"], why["score"], why["limit"]) if why else None,
                 sensitivity=Interval.of(point["sensitivity"]),
@@ -150,11 +156,20 @@ class _Form:
         return None
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
-        if isinstance(error, KeyError | TypeError | ValueError):
+        if isinstance(error, KeyError | TypeError | ValueError | AttributeError | OverflowError):
             raise Unexpected(
                 f"the answer is not in the form that this client knows ({type(error).__name__}: {error}); "
                 "use the client of the server's version"
             ) from error
+
+
+def _known(value: Any) -> float | None:
+    """A finite number, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("a number is none")
+    return float(value)
 
 
 def _model(said: Mapping[str, Any]) -> str:
@@ -162,4 +177,4 @@ def _model(said: Mapping[str, Any]) -> str:
 
 
 def _png(given: str | None) -> bytes | None:
-    return base64.b64decode(given) if given else None
+    return base64.b64decode(given, validate=True) if given else None

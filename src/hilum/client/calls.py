@@ -11,6 +11,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hilum.client.faults import Unsendable
+
 # The bytes of a file, its path, an open file, or decoded grey pixels: uint8, (H, W).
 Image = bytes | str | PathLike[str] | IO[bytes] | NDArray[np.uint8]
 
@@ -39,7 +41,10 @@ def ask(
     if modality is not None:
         headers["x-modality"] = modality
     if covariates:
-        headers["x-covariates"] = json.dumps(dict(covariates), allow_nan=False)
+        try:
+            headers["x-covariates"] = json.dumps(dict(covariates), allow_nan=False)
+        except (TypeError, ValueError):
+            raise Unsendable("a covariate is not a finite number; give None where it is unknown") from None
     if neighbours:
         headers["x-neighbours"] = str(neighbours)
     for name, wanted in (("x-saliency", saliency), ("x-seen", seen)):
@@ -52,24 +57,27 @@ def content_of(image: Image) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        TypeError: It is none of what an image may be.
+        Unsendable: It is none of what an image may be, or cannot be read.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
-    if isinstance(image, str | PathLike):
-        return Path(image).read_bytes()
     if isinstance(image, np.ndarray):
         return _encoded(image)
-    if hasattr(image, "read"):
-        content = image.read()
-        if isinstance(content, bytes):
-            return content
-    raise TypeError("an image is bytes, a path, a file opened in binary mode, or an array of uint8 of shape (H, W)")
+    try:
+        if isinstance(image, str | PathLike):
+            return Path(image).read_bytes()
+        content = image.read() if hasattr(image, "read") else None
+    except OSError as error:
+        # Without the path: names of image files name patients, and this message may go to a log.
+        raise Unsendable(f"the file cannot be read ({error.strerror}); give one that can") from None
+    if isinstance(content, bytes):
+        return content
+    raise Unsendable("an image is bytes, a path, a file opened in binary mode, or an array of uint8 of shape (H, W)")
 
 
 def _encoded(pixels: NDArray[Any]) -> bytes:
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise TypeError(
+        raise Unsendable(
             f"an array of {pixels.dtype} and shape {pixels.shape} is no grey image; give uint8 of shape (H, W)"
         )
     from PIL import Image as Pictures

@@ -5,6 +5,10 @@ class ClientError(Exception):
     """Base of every error of the client."""
 
 
+class Unsendable(ClientError):
+    """The call cannot be made: what was given is no image, URL, token or certificate, or cannot be read."""
+
+
 class Refused(ClientError):
     """The server refuses the call.
 

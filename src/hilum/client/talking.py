@@ -7,6 +7,7 @@ stays refused. Every call is safe to send twice: it changes nothing on the serve
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from typing import Any, Final, Self
 
 import httpx
 
-from hilum.client import calls
+from hilum.client import calls, reading
 from hilum.client.answers import Embedding, Prediction
 from hilum.client.calls import Asked, Image
-from hilum.client.faults import ClientError, Refused, Unauthorized, Unavailable, Unexpected
+from hilum.client.faults import ClientError, Unavailable, Unexpected, Unsendable
+from hilum.client.reading import Pieces
 
 AGAIN: Final = (502, 503, 504)
 
@@ -33,7 +35,7 @@ class Patience:
         attempts: Of one call.
         connect_seconds: For a connection.
         answer_seconds: For an answer, once a call is sent.
-        total_seconds: For a call with all its attempts.
+        total_seconds: For a call with all its attempts, from when the first is sent.
         first_wait_seconds: Before the second attempt; it doubles with each, and up to half is taken off at random.
     """
 
@@ -43,28 +45,26 @@ class Patience:
     total_seconds: float = 180.0
     first_wait_seconds: float = 0.25
 
-    def wait(self, attempt: int, stated: str | None) -> float:
-        """Seconds before the next attempt, after this many."""
+    def wait(self, attempt: int, stated: float | None) -> float:
+        """Seconds before the next attempt, after this many; where the server stated some, at least those."""
         drawn = self.first_wait_seconds * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)
-        try:
-            return max(drawn, float(stated)) if stated is not None else drawn
-        except ValueError:  # a date; servers of hilum's send seconds
-            return drawn
+        return max(drawn, stated or 0.0)
 
-    def timeout(self) -> httpx.Timeout:
-        """As httpx has it."""
-        return httpx.Timeout(self.answer_seconds, connect=self.connect_seconds)
+    def timeout(self, left: float) -> httpx.Timeout:
+        """As httpx has it, where so many seconds are left of the whole call."""
+        left = max(left, 1e-3)
+        return httpx.Timeout(min(self.answer_seconds, left), connect=min(self.connect_seconds, left), pool=left)
 
 
 class _Told:
     """What both clients know of a server."""
 
     def __init__(self, url: str, token: str | None, patience: Patience) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._url = _address(url)
+        self._headers = _authorization(token)
         self._patience = patience
 
-    def _next(self, began: float, attempt: int, why: str, stated: str | None) -> float:
+    def _next(self, end: float, attempt: int, why: str, stated: float | None) -> float:
         """Seconds to wait before the next attempt.
 
         Raises:
@@ -73,7 +73,7 @@ class _Told:
         if attempt >= self._patience.attempts:
             raise Unavailable(why, attempt)
         seconds = self._patience.wait(attempt, stated)
-        if time.monotonic() - began + seconds > self._patience.total_seconds:
+        if time.monotonic() + seconds > end:
             raise Unavailable(why, attempt)
         return seconds
 
@@ -98,7 +98,7 @@ class Client(_Told):
             ca: A file of certificates to trust in place of the usual ones; TLS is always verified.
         """
         super().__init__(url, token, patience or Patience())
-        self._http = httpx.Client(timeout=self._patience.timeout(), headers=self._headers, verify=_trust(ca))
+        self._http = httpx.Client(headers=self._headers, verify=_trust(ca))
 
     def embed(self, image: Image, *, modality: str | None = None) -> Embedding:
         """The embedding of an image.
@@ -160,19 +160,31 @@ class Client(_Told):
         self.close()
 
     def _ask(self, asked: Asked) -> dict[str, Any]:
-        began, attempt = time.monotonic(), 0
+        end, attempt = time.monotonic() + self._patience.total_seconds, 0
         while True:
             attempt += 1
             stated = None
             try:
-                found = self._http.request(**_request(self._url, asked))
+                found = self._send(asked, end)
             except httpx.TransportError as error:
-                why = _transport(error)
+                why = reading.broken(error)
             else:
                 if found.status_code not in AGAIN:
-                    return _read(found)
-                why, stated = _busy(found), found.headers.get("retry-after")
-            time.sleep(self._next(began, attempt, why, stated))
+                    return reading.read(found, attempt)
+                why, stated = reading.busy(found), reading.retry_after(found)
+            time.sleep(self._next(end, attempt, why, stated))
+
+    def _send(self, asked: Asked, end: float) -> httpx.Response:
+        """One attempt, read piece by piece: an answer that drips has an end too."""
+        timeout = self._patience.timeout(end - time.monotonic())
+        try:
+            with self._http.stream(**_request(self._url, asked), timeout=timeout) as found:
+                pieces = Pieces(end)
+                for piece in found.iter_bytes():
+                    pieces.take(piece)
+        except httpx.DecodingError:
+            raise _garbled() from None
+        return pieces.of(found)
 
 
 class AsyncClient(_Told):
@@ -197,10 +209,10 @@ class AsyncClient(_Told):
             at_once: Calls under way at most.
         """
         super().__init__(url, token, patience or Patience())
+        if at_once < 1:
+            raise Unsendable(f"{at_once} calls under way send nothing; allow 1 at least")
         limits = httpx.Limits(max_connections=at_once)
-        self._http = httpx.AsyncClient(
-            timeout=self._patience.timeout(), headers=self._headers, verify=_trust(ca), limits=limits
-        )
+        self._http = httpx.AsyncClient(headers=self._headers, verify=_trust(ca), limits=limits)
         self._places = asyncio.Semaphore(at_once)
 
     async def embed(self, image: Image, *, modality: str | None = None) -> Embedding:
@@ -263,20 +275,37 @@ class AsyncClient(_Told):
         await self.close()
 
     async def _ask(self, make: Callable[[], Asked]) -> dict[str, Any]:
-        began, attempt = time.monotonic(), 0
+        asked, end, attempt = None, None, 0
         while True:
             attempt += 1
             stated = None
             async with self._places:  # an image is read when its turn has come: of many, few are in memory
+                if asked is None or end is None:  # once: an open file gives its bytes only once
+                    asked = await asyncio.to_thread(make)
+                    end = time.monotonic() + self._patience.total_seconds
                 try:
-                    found = await self._http.request(**_request(self._url, make()))
+                    found = await self._send(asked, end)
                 except httpx.TransportError as error:
-                    why = _transport(error)
+                    why = reading.broken(error)
                 else:
                     if found.status_code not in AGAIN:
-                        return _read(found)
-                    why, stated = _busy(found), found.headers.get("retry-after")
-            await asyncio.sleep(self._next(began, attempt, why, stated))
+                        return reading.read(found, attempt)
+                    why, stated = reading.busy(found), reading.retry_after(found)
+            await asyncio.sleep(self._next(end, attempt, why, stated))
+
+    async def _send(self, asked: Asked, end: float) -> httpx.Response:
+        left = end - time.monotonic()
+        request = {**_request(self._url, asked), "timeout": self._patience.timeout(left)}
+        try:
+            async with asyncio.timeout(left), self._http.stream(**request) as found:
+                pieces = Pieces(end)
+                async for piece in found.aiter_bytes():
+                    pieces.take(piece)
+        except TimeoutError:
+            raise httpx.ReadTimeout("the whole call") from None
+        except httpx.DecodingError:
+            raise _garbled() from None
+        return pieces.of(found)
 
 
 async def _kept(asked: Any) -> Any:
@@ -297,40 +326,32 @@ def _request(url: str, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _read(found: httpx.Response) -> dict[str, Any]:
-    """The JSON of an answer.
+def _garbled() -> Unexpected:
+    return Unexpected("the answer is not compressed as its header says; see what stands between here and the server")
 
-    Raises:
-        Refused: It is a refusal.
-        Unexpected: It is no JSON object, or a status that hilum does not send.
-    """
+
+def _address(url: str) -> str:
     try:
-        said = found.json()
-    except ValueError:
-        said = None
-    if isinstance(said, dict) and found.status_code == 200:
-        return said
-    if isinstance(said, dict) and 400 <= found.status_code < 500 and "message" in said:
-        kind = Unauthorized if found.status_code == 401 else Refused
-        raise kind(found.status_code, str(said.get("code", "")), str(said["message"]), str(said.get("right", "")))
-    raise Unexpected(
-        f"the server answered with status {found.status_code} and a body that is no answer of hilum's; check the URL"
-    )
+        found = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError):
+        found = httpx.URL("")
+    if found.scheme not in ("http", "https") or not found.host:
+        raise Unsendable("the address of the server is no URL; give it as https://HOST:PORT")
+    return url.rstrip("/")
 
 
-def _busy(found: httpx.Response) -> str:
-    return f"the server cannot answer now (status {found.status_code})"
+def _authorization(token: str | None) -> dict[str, str]:
+    if not token:
+        return {}
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise Unsendable("the token holds a blank, a line break or a letter that no token has; give it alone")
+    return {"authorization": f"Bearer {token}"}
 
 
-def _transport(error: httpx.TransportError) -> str:
-    if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
-        return "the server cannot be reached"
-    if isinstance(error, httpx.TimeoutException):
-        return "the server did not answer in time"
-    return "the connection broke"
-
-
-def _trust(ca: Path | None) -> Any:
-    import ssl
-
-    return True if ca is None else ssl.create_default_context(cafile=str(ca))
+def _trust(ca: Path | None) -> ssl.SSLContext | bool:
+    if ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except OSError:  # SSLError is one too
+        raise Unsendable("the certificates to trust cannot be read; give a file in PEM") from None

@@ -99,9 +99,13 @@ def out_of_distribution(cases: Neighbours | None, score: float | None) -> dict[s
 def nearest(modality: str, found: list[Case]) -> list[dict[str, Any]]:
     """Training cases by opaque id, the nearest first."""
     return [
-        {"case": f"{modality.lower()}-{one.number:06d}", "distance": round(one.distance, 6), "label": one.label}
-        for one in found
+        {"case": case_id(modality, one.number), "distance": round(one.distance, 6), "label": one.label} for one in found
     ]
+
+
+def case_id(modality: str, number: int) -> str:
+    """The opaque id of a training case: `xr-004217`."""
+    return f"{modality.lower()}-{number:06d}"
 
 
 def png(image_HW: NDArray[np.uint8]) -> str:

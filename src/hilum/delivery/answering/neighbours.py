@@ -6,7 +6,7 @@ there with embeddings of length 1, here standardised by dimension: the length of
 means something). The limit is a quantile of the scores of held-out images of the same dataset.
 
 Cases are named by opaque numbers: positions in a shuffled order of the training images. Which image a number stands for
-is written beside the release, for the data's owners, and never into it.
+is not written anywhere; who has the dataset can find it out (hilum.delivery.releasing.cases).
 
 Shapes: M cases, N images, D embedding dimensions, H held-out images.
 """

@@ -1,7 +1,7 @@
-"""Training cases that ride in a release under opaque numbers, and the list of what they are, for the data's owners.
+"""Training cases that ride in a release under opaque numbers, and what they are, for those who have the data.
 
-The numbers are positions in a shuffled order of the training images. `RELEASE.cases.parquet` lies beside the release
-folder, not in it: whoever has it and the dataset can look a case up, and nobody who was only given the release.
+The numbers are positions in a shuffled order of the training images, which follows from the dataset alone. So whoever
+has the dataset can look a case up (`hilum cases`), nobody else can, and no list of images lies about.
 """
 
 from pathlib import Path
@@ -11,74 +11,96 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilum.data import parquet
+from hilum.data.store import Dataset
 from hilum.delivery.answering import exposure, neighbours
-from hilum.delivery.card import CASES, MODEL, CasesCard, Measured
+from hilum.delivery.answering.bodies import case_id
+from hilum.delivery.card import CASES, MODEL, CasesCard, Measured, ReleaseCard
 from hilum.delivery.engines.runtime import Session
 from hilum.delivery.predictor import infer
 from hilum.delivery.releasing.sources import Sources
+from hilum.errors import DatasetError, UsageError
 from hilum.judgement import stats
 
 MAX_HELD_OUT: Final = 1024  # of val, and of test: a quantile and a rate need no more
-LISTED: Final = ".cases.parquet"
 
 
-def name(modality: str, number: int) -> str:
-    """The opaque id of a case, as answers give it: `xr-004217`."""
-    return f"{modality.lower()}-{number:06d}"
+def chosen(data: Dataset, modality: str) -> NDArray[np.int64]:
+    """The rows of a dataset that are training cases, case number by case number; none where they are too few.
+
+    Whole patients in a shuffled order, up to MAX_CASES images; shuffled once more, so that a number tells nothing of
+    its neighbours.
+    """
+    train = data.rows(modality, ("train",))
+    if len(train) < neighbours.MIN_CASES:
+        return train[:0]
+    random = np.random.default_rng(int(data.facts.digest[:16], 16))
+    patients = pd.factorize(data.manifest["patient_id"].to_numpy()[train])[0]
+    rank = random.permutation(patients.max() + 1)[patients]
+    found: NDArray[np.int64] = random.permutation(train[np.argsort(rank, kind="stable")][: neighbours.MAX_CASES])
+    return found
 
 
-def write(sources: Sources, release: Path, out: Path, threads: int) -> CasesCard | None:
-    """Embed training cases with the release's own graph, set the limits, and write them and the list.
+def look_up(release: Path, dataset: Path, cases: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Which image of the dataset each case is: columns `case`, `image_id`, `patient_id`.
+
+    Args:
+        release: A release folder.
+        dataset: The dataset that its encoder was trained on.
+        cases: Ids as answers give them; all where there are none.
+
+    Raises:
+        DatasetError: It is another dataset.
+        UsageError: The release keeps no cases, or none of such a name.
+    """
+    card, data = ReleaseCard.load(release), Dataset.open(dataset)
+    if card.training.data_digest != data.facts.digest:
+        raise DatasetError(f"{card.name} was trained on another dataset than the one named; name that one")
+    if card.cases is None:
+        raise UsageError(f"{card.name} keeps no training cases: there were too few training images")
+    rows = chosen(data, card.modality)
+    found = data.manifest[["image_id", "patient_id"]].iloc[rows].reset_index(drop=True)
+    found.insert(0, "case", [case_id(card.modality, number) for number in range(len(rows))])
+    if strange := sorted(set(cases) - set(found["case"])):
+        raise UsageError(f"{card.name} has no case {strange[0]!r}; cases are named as {found['case'][0]}")
+    return found[found["case"].isin(cases)] if cases else found
+
+
+def write(sources: Sources, release: Path, threads: int) -> CasesCard | None:
+    """Embed training cases with the release's own graph, set the limits, and write them.
 
     Args:
         sources: What the release is made of.
         release: The folder in the making; its graph lies there.
-        out: The release folder as it will be called; the list is written beside it.
         threads: Of the graph.
 
     Returns:
         What the card says of them; None where the training split is too small to keep any.
     """
     data, modality = sources.dataset, sources.facts["modality"]
-    train = data.rows(modality, ("train",))
-    patient_N = data.manifest["patient_id"].to_numpy()
-    # Evenly over a shuffled order of patients, and shuffled once more: a number tells nothing of its neighbours.
-    random = np.random.default_rng(int(data.facts.digest[:16], 16))
-    order = random.permutation(pd.factorize(patient_N[train])[0].max() + 1) if len(train) else np.zeros(0, int)
-    rank = order[pd.factorize(patient_N[train])[0]] if len(train) else np.zeros(0, int)
-    chosen = train[np.argsort(rank, kind="stable")][: neighbours.MAX_CASES]
-    if len(chosen) < neighbours.MIN_CASES:
+    rows, patient_N = chosen(data, modality), data.manifest["patient_id"].to_numpy()
+    if not len(rows):
         return None
-    chosen = random.permutation(chosen)
     graph = Session(release / MODEL, threads)
 
-    def embedded(rows: NDArray[Any]) -> NDArray[np.float32]:
-        return infer(graph, np.ascontiguousarray(data.images[rows])).z_BD
+    def embedded(of: NDArray[Any]) -> NDArray[np.float32]:
+        return infer(graph, np.ascontiguousarray(data.images[of])).z_BD
 
     held_out, test = (_spread(data.rows(modality, (split,))) for split in ("val", "test"))
     labels = data.labels()
     known = labels[sources.recipe.label].to_numpy(dtype=float) if sources.recipe.label in labels else None
     found = neighbours.fit(
-        embedded(chosen),
-        np.arange(len(chosen)),
-        np.full(len(chosen), np.nan) if known is None else known[chosen],
+        embedded(rows),
+        np.arange(len(rows)),
+        np.full(len(rows), np.nan) if known is None else known[rows],
         embedded(held_out) if len(held_out) else np.zeros((0, sources.facts["dim"]), np.float32),
-        exposure.fit(data.images[chosen]),
+        exposure.fit(data.images[rows]),
     )
     found.save(release / CASES)
-    listed = pd.DataFrame(
-        {
-            "case": [name(modality, number) for number in range(len(chosen))],
-            "image_id": data.manifest["image_id"].to_numpy()[chosen],
-        }
-    )
-    parquet.write(listed, out.with_name(out.name + LISTED))
     scores = np.array([found.score(z_D) for z_D in embedded(test)]) if len(test) else np.zeros(0)
     limit, patients = found.limit, pd.factorize(patient_N[test])[0]
     unreadable = np.array([found.exposure.fault(image) is not None for image in data.images[test]], dtype=bool)
     return CasesCard(
-        n=len(chosen),
+        n=len(rows),
         n_held_out=len(held_out),
         out_of_distribution_limit=limit,
         false_abstentions=_rate(scores > (np.inf if limit is None else limit), patients),

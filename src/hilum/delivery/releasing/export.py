@@ -151,7 +151,7 @@ def export(
         shown.update()
         parity = graph.check_parity(partial / MODEL, module, head, _parity_images(sources), recipe.parity_tolerance)
         shown.update()
-        kept = cases.write(sources, partial, out, usable_cores())
+        kept = cases.write(sources, partial, usable_cores())
         golden_GSS = prepare_golden(
             phantom.golden(sources.facts["modality"], N_GOLDEN), sources.dataset.facts.preprocessing
         )

@@ -24,13 +24,19 @@ const spoken = (label) => label.replaceAll("_", " ");
 const headers = () => ($("token").value ? { Authorization: `Bearer ${$("token").value.trim()}` } : {});
 
 async function start() {
-  const about = await (await fetch("about.json")).json();
+  let about;
+  try {
+    about = await (await fetch("about.json")).json();
+  } catch {
+    $("status").textContent = "The server cannot be reached; see whether it still runs, then load this page again.";
+    return;
+  }
   models = about.models;
   $("locked").hidden = !about.token_needed;
   for (const name of [...about.models].reverse()) {
     $("question").append(make("option", { value: name }, name === "embeddings" ? "embedding" : spoken(name)));
   }
-  $("use").textContent = about.intended_use[0] ?? "Not for clinical use.";
+  $("use").textContent = about.intended_use.join(" ");
   $("foot").replaceChildren(...about.releases.map((one) => make("p", {}, `${one.name} ${one.version} (${one.modality}), dossier ${one.dossier}, gate: ${one.gate}, engine ${one.engine}`)));
   wire();
 }
@@ -49,9 +55,11 @@ function wire() {
   if (!$("locked").hidden) $("token").focus();
 }
 
+const asked = () => ({ question: $("question").value, modality: $("modality").value, saliency: $("saliency").checked });
+
 function take(files) {
   for (const file of files) {
-    results.push({ file, number: results.length + 1, question: $("question").value, modality: $("modality").value, saliency: $("saliency").checked });
+    results.push({ file, number: results.length + 1, ...asked() });
   }
   if (files.length) { listed(); work(); }
 }
@@ -65,7 +73,7 @@ async function work() {
     await ask(one);
     one.done = true;
     listed();
-    if (shown < 0 || results[shown].done && results[shown].number === one.number - 1) show(one.number - 1);
+    if (shown < 0 || results[shown] === one) show(results.indexOf(one)); // nobody is taken away from what they read
   }
   const refused = results.filter((each) => each.error).length;
   $("status").textContent = `Done: ${results.length - refused} answered${refused ? `, ${refused} refused` : ""}.`;
@@ -81,9 +89,9 @@ async function ask(one) {
     const answer = await fetch(`predictions/${one.question}?${query}`, {
       method: "POST", body: one.file, headers: { ...headers(), "Content-Type": "application/octet-stream" },
     });
-    const said = await answer.json();
-    if (answer.ok) one.body = said;
-    else one.error = said;
+    const said = await answer.json().catch(() => null);
+    if (answer.ok && said) one.body = said;
+    else one.error = said?.message ? said : { message: `what answered is not this server (status ${answer.status})`, right: "ask whoever runs the proxy before it" };
   } catch {
     one.error = { message: "the server cannot be reached", right: "see whether it still runs, then send the image again" };
   }
@@ -92,9 +100,11 @@ async function ask(one) {
 function listed() {
   const nav = $("results");
   nav.hidden = results.length < 2;
+  const held = [...nav.children].indexOf(document.activeElement);
   nav.replaceChildren(...results.map((one, place) => make("button", {
     type: "button", "aria-current": place === shown ? "true" : null, disabled: !one.done, onclick: () => show(place),
   }, `Image ${one.number}${one.done ? `: ${summary(one)}` : " ..."}`)));
+  if (held >= 0) nav.children[held].focus();
 }
 
 function summary(one) {
@@ -118,12 +128,20 @@ function refusal(one) {
     make("h2", {}, `Image ${one.number}`),
     make("p", { class: "verdict refused" }, "Refused"),
     make("div", { class: "wrong" }, make("p", {}, sentence(one.error.message)), one.error.right ? make("p", {}, sentence(one.error.right)) : null),
+    make("button", { type: "button", class: "act", onclick: () => again(one) }, "Ask again as set above"),
   ];
+}
+
+function again(one) {
+  Object.assign(one, { ...asked(), done: false, error: null });
+  listed();
+  work();
 }
 
 const sentence = (words) => `${words.charAt(0).toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? "" : "."}`;
 
 function pictures(body) {
+  if (body.planes) return planes(body);
   if (!body.seen) return make("figure", {}, make("figcaption", {}, "The image was not read as far as this."));
   const figure = make("figure");
   const box = make("div", { class: "seen" }, make("img", { src: `data:image/png;base64,${body.seen}`, alt: "the image as the model saw it" }));
@@ -137,6 +155,13 @@ function pictures(body) {
   return figure;
 }
 
+function planes(body) {
+  const shown = body.planes.map((plane) => make("figure", {},
+    make("div", { class: "seen" }, plane.seen ? make("img", { src: `data:image/png;base64,${plane.seen}`, alt: `the ${plane.view.toLowerCase()} plane as the model saw it` }) : null),
+    make("figcaption", {}, `${plane.view.toLowerCase()}, ${percent(plane.position)}`)));
+  return make("div", {}, make("div", { class: "planes" }, ...shown), make("p", { class: "soft" }, "The planes of the volume as the model saw them, with their place along it."));
+}
+
 function scale(body) {
   const at = (value) => `${100 * value}%`;
   const box = make("div", { class: "scale", role: "img", "aria-label": `probability ${percent(body.probability)}, threshold ${percent(body.threshold)}` }, make("div", { class: "bar" }));
@@ -145,9 +170,11 @@ function scale(body) {
   }
   box.append(make("div", { class: "threshold", style: { left: at(body.threshold) } }));
   if (body.probability !== null) box.append(make("div", { class: "point", style: { left: at(body.probability) } }));
-  const middle = body.threshold > 0.22 && body.threshold < 0.78;
-  box.append(make("span", { class: "label first", style: { left: "0" } }, "0%"), make("span", { class: "label last", style: { left: "100%" } }, "100%"));
-  box.append(make("span", { class: "label", style: { left: at(middle ? body.threshold : 0.5) } }, `threshold ${percent(body.threshold)}`));
+  // Near an end the threshold's label stands in place of that end's, beside its mark and not over the other.
+  const side = body.threshold < 0.25 ? "first" : body.threshold > 0.75 ? "last" : "";
+  if (side !== "first") box.append(make("span", { class: "label first", style: { left: "0" } }, "0%"));
+  if (side !== "last") box.append(make("span", { class: "label last", style: { left: "100%" } }, "100%"));
+  box.append(make("span", { class: `label ${side}`, style: { left: at(body.threshold) } }, `threshold ${percent(body.threshold)}`));
   return box;
 }
 
@@ -194,11 +221,23 @@ function identity(body) {
   return [make("h2", {}, "Who answered"), make("dl", {}, ...Object.entries(known).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])), make("p", { class: "soft" }, body.intended_use)];
 }
 
-async function download(one) {
-  const answer = await fetch("predictions/embeddings", { method: "POST", body: one.file, headers: { ...headers(), Accept: "application/x-npy", "Content-Type": "application/octet-stream", ...(one.modality ? { "X-Modality": one.modality } : {}) } });
-  const link = make("a", { href: URL.createObjectURL(await answer.blob()), download: `image-${one.number}.npy` });
+// NumPy's format 1.0 from the answer that is there already: its JSON gives every float32 exactly.
+function npy(body) {
+  const values = new Float32Array(body.embedding.flat());
+  const head = `{'descr': '<f4', 'fortran_order': False, 'shape': (${body.shape.join(", ")}${body.shape.length === 1 ? "," : ""}), }`;
+  const text = `${head.padEnd(64 * Math.ceil((head.length + 11) / 64) - 11)}\n`;
+  const bytes = new DataView(new ArrayBuffer(10 + text.length + 4 * values.length));
+  [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0].forEach((byte, place) => bytes.setUint8(place, byte));
+  bytes.setUint16(8, text.length, true);
+  [...text].forEach((letter, place) => bytes.setUint8(10 + place, letter.charCodeAt(0)));
+  values.forEach((value, place) => bytes.setFloat32(10 + text.length + 4 * place, value, true));
+  return new Blob([bytes.buffer], { type: "application/x-npy" });
+}
+
+function download(one) {
+  const link = make("a", { href: URL.createObjectURL(npy(one.body)), download: `image-${one.number}.npy` });
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
 start();
