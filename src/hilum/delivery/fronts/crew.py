@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import math
+import mmap
 import os
 import socket
 import sys
@@ -27,7 +28,7 @@ from typing import Any, Final
 from hilum.delivery.fronts.asking import Call
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
-from hilum.delivery.fronts.worker import LENGTHS, Orders, Task, frame
+from hilum.delivery.fronts.worker import LENGTHS, SHARED_BYTES, Orders, Task, frame
 from hilum.errors import HilumError, ReleaseError
 
 START_SECONDS: Final = 180.0
@@ -59,9 +60,13 @@ class Worker:
     """One process and the socket to it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        bodies: mmap.mmap | None,
     ) -> None:
-        self.process, self._reader, self._writer = process, reader, writer
+        self.process, self._reader, self._writer, self._bodies = process, reader, writer, bodies
         self.retired = False
 
     @classmethod
@@ -72,17 +77,25 @@ class Worker:
             ReleaseError: It could not; the message is its own.
         """
         here, there = socket.socketpair()
+        shared = os.memfd_create("hilum-bodies") if hasattr(os, "memfd_create") else -1  # Linux has it
+        bodies = None
+        if shared >= 0:
+            os.ftruncate(shared, SHARED_BYTES)
+            bodies = mmap.mmap(shared, SHARED_BYTES)
         with there:
+            passed = [there.fileno(), *([shared] if shared >= 0 else [])]
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "hilum.delivery.fronts.worker", str(there.fileno())),
+                *(sys.executable, "-m", "hilum.delivery.fronts.worker", str(there.fileno()), str(shared)),
                 json.dumps(asdict(orders)),
-                pass_fds=[there.fileno()],
+                pass_fds=passed,
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(orders.threads))},
             )
+        if shared >= 0:
+            os.close(shared)
         here.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=here)
-        worker = cls(process, reader, writer)
+        worker = cls(process, reader, writer, bodies)
         try:
             head, _ = await asyncio.wait_for(worker._receive(), START_SECONDS)
         except (TimeoutError, WorkerEnded) as error:
@@ -100,9 +113,18 @@ class Worker:
         Raises:
             WorkerEnded: The process ended instead.
         """
-        head = {"task": task, "question": question, "headers": dict(call.headers), "query": dict(call.query)}
+        head: dict[str, Any] = {
+            "task": task,
+            "question": question,
+            "headers": dict(call.headers),
+            "query": dict(call.query),
+        }
+        body = call.content
+        if self._bodies is not None and len(body) <= SHARED_BYTES:
+            self._bodies[: len(body)] = body
+            head, body = {**head, "shared": len(body)}, b""
         try:
-            self._writer.writelines(frame(head, call.content))
+            self._writer.writelines(frame(head, body))
             await self._writer.drain()
         except OSError as error:
             raise WorkerEnded("a worker has ended") from error

@@ -3,6 +3,9 @@
 It is started by fronts.crew, proves its releases on their golden images before it says that it is ready, and knows
 nothing of HTTP servers. What takes it down (a decoder that crashes, memory that runs out) takes no other call with it.
 
+The body of a call lies in memory that both sides share, where there is such a thing: through the socket it would go in
+many small pieces, each of them a change from one process to the other and back.
+
 A frame is two lengths (of a JSON head, of a body), big-endian 4 and 8 bytes, the head and the body. The worker begins
 with a frame {"ready": true} or {"failed": SENTENCE}. A call's head holds task, question, headers and query; the reply's
 status, content_type, headers and outcomes.
@@ -10,6 +13,7 @@ status, content_type, headers and outcomes.
 
 import gc
 import json
+import mmap
 import signal
 import socket
 import struct
@@ -29,6 +33,9 @@ from hilum.delivery.predictor import Release
 from hilum.errors import HilumError
 
 LENGTHS: Final = struct.Struct("!IQ")
+SHARED_BYTES: Final = (
+    32 * 2**20
+)  # of a worker; what is larger goes through the socket. Pages that nothing uses cost nothing
 Task = Literal["predictions", "infer"]
 
 
@@ -53,8 +60,15 @@ def frame(head: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
     return LENGTHS.pack(len(said), len(body)) + said, body
 
 
-def main(descriptor: int, orders: Orders) -> None:
-    """Load, say so, and answer until the other side is gone."""
+def main(descriptor: int, shared: int, orders: Orders) -> None:
+    """Load, say so, and answer until the other side is gone.
+
+    Args:
+        descriptor: Of the socket.
+        shared: Of the memory that holds bodies; -1 where there is none.
+        orders: What to load.
+    """
+    bodies = mmap.mmap(shared, SHARED_BYTES) if shared >= 0 else None
     # Ctrl-C and a stopping container reach the whole group; the parent decides when a worker's work is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -68,6 +82,8 @@ def main(descriptor: int, orders: Orders) -> None:
         gc.freeze()  # what is loaded stays: the collector need not look through it after every call
         while (received := _receive(wires)) is not None:
             head, body = received
+            if bodies is not None and "shared" in head:
+                body = bodies[: head["shared"]]
             call = Call(body, head["headers"], head["query"])
             reply = _answered(_TASKS[head["task"]], opened[head["question"]], call)
             said = asdict(reply)
@@ -122,4 +138,4 @@ def _exactly(wires: socket.socket, length: int) -> bytearray | None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Orders(**json.loads(sys.argv[2])))
+    main(int(sys.argv[1]), int(sys.argv[2]), Orders(**json.loads(sys.argv[3])))
