@@ -41,6 +41,8 @@ class Request:
         neighbours: How many of the nearest training cases the answer names.
         saliency: Whether the answer shows what moved it.
         seen: Whether the answer shows the image as the model saw it.
+        bare: The body goes without the numbers of an embedding, which the answer's `values` hold: who takes them from
+            there is spared writing some hundred decimals.
         pixels: In place of `content`, an image that the caller has decoded: uint8 in 0-255 or float32 in 0-1, (H, W).
     """
 
@@ -50,6 +52,7 @@ class Request:
     neighbours: int = 0
     saliency: bool = False
     seen: bool = False
+    bare: bool = False
     pixels: NDArray[Any] | None = None
 
 
@@ -178,7 +181,10 @@ class Desk:
         unlike = bodies.out_of_distribution(release.cases, score)
         if self.question == EMBEDDINGS:
             values = z_D
-            body |= {"shape": [len(z_D)], "embedding": numbers(z_D), "out_of_distribution": unlike}
+            body["shape"] = [len(z_D)]
+            if not request.bare:
+                body["embedding"] = numbers(z_D)
+            body["out_of_distribution"] = unlike
         else:
             assert card.head is not None, "a release that answers for a label has a head in its card"
             assert result.probability_B is not None, "and its graph gives a probability"

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 ENDS: Final = (2, 253)  # grey values at and beyond which a pixel is black or white
 QUANTILE: Final = 0.005  # of training images that may lie beyond a bound before its margin
@@ -77,7 +78,7 @@ def fit(images_NSS: NDArray[np.uint8]) -> Exposure:
 
 def figures(image_SS: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     """Contrast, mean, share of black and share of white pixels, all from one histogram."""
-    counts = np.bincount(image_SS.reshape(-1), minlength=256)
+    counts = np.asarray(Image.fromarray(image_SS).histogram())
     below = np.cumsum(counts)
     total = int(below[-1])
     low, high = np.searchsorted(below, [0.05 * total, 0.95 * total])

@@ -68,7 +68,7 @@ class Neighbours:
     held_out_H: NDArray[np.float32]
     exposure: Exposure
 
-    @property
+    @cached_property
     def limit(self) -> float | None:
         """Largest score that is not out of distribution; None where too few images were held out to say."""
         if len(self.held_out_H) < MIN_HELD_OUT:

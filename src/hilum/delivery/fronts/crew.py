@@ -8,30 +8,26 @@
 - A reload starts a second crew beside the first, and takes it over when all of it has proven itself; until then the
   first one answers, and where the new releases do not load it goes on.
 
-One event loop owns a crew; nothing in it is shared between threads.
+One event loop owns a crew; nothing in it is shared between threads. A worker that has answered gets the next call in
+the same step of the loop, before anything is done with its answer: it is what the machine has too few of.
 """
 
 import asyncio
 import contextlib
-import json
 import math
-import mmap
-import os
-import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 from hilum.delivery.fronts.asking import Call
+from hilum.delivery.fronts.process import Worker
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
-from hilum.delivery.fronts.worker import LENGTHS, SHARED_BYTES, Orders, Task, frame
-from hilum.errors import HilumError, ReleaseError
+from hilum.delivery.fronts.worker import Orders, Task
+from hilum.errors import ReleaseError
 
-START_SECONDS: Final = 180.0
 ATTEMPTS: Final = 2  # a call that has ended two workers is not tried on a third
 RESTART_SECONDS: Final = (0.0, 0.5, 2.0, 5.0)  # before a worker is started anew, by how often it failed in a row
 COME_BACK: Final = "send the call again after the seconds that Retry-After names"
@@ -52,103 +48,31 @@ class Bounds:
     work_seconds: float = 30.0
 
 
-class WorkerEnded(HilumError):
-    """A worker has ended while it held a call."""
+@dataclass(eq=False, repr=False)
+class _Errand:
+    """A call on its way: what is asked, where its reply is waited for, and what ends its waiting."""
 
+    task: Task
+    question: str
+    call: Call
+    gone: Callable[[], Awaitable[None]] | None
+    reply: "asyncio.Future[Reply]"
+    attempts: int = 0
+    timer: asyncio.TimerHandle | None = None
+    leaving: "asyncio.Future[None] | None" = field(default=None)
 
-class Worker:
-    """One process and the socket to it."""
+    def refuse(self, error: CallError) -> None:
+        """Its reply is a refusal, unless it has one."""
+        if not self.reply.done():
+            self.reply.set_exception(error)
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        bodies: mmap.mmap | None,
-    ) -> None:
-        self.process, self._reader, self._writer, self._bodies = process, reader, writer, bodies
-        self.retired = False
-
-    @classmethod
-    async def start(cls, orders: Orders) -> "Worker":
-        """Start a process and wait until it has proven its releases.
-
-        Raises:
-            ReleaseError: It could not; the message is its own.
-        """
-        here, there = socket.socketpair()
-        shared = os.memfd_create("hilum-bodies") if hasattr(os, "memfd_create") else -1  # Linux has it
-        bodies = None
-        if shared >= 0:
-            os.ftruncate(shared, SHARED_BYTES)
-            bodies = mmap.mmap(shared, SHARED_BYTES)
-        with there:
-            passed = [there.fileno(), *([shared] if shared >= 0 else [])]
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "hilum.delivery.fronts.worker", str(there.fileno()), str(shared)),
-                json.dumps(asdict(orders)),
-                pass_fds=passed,
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(orders.threads))},
-            )
-        if shared >= 0:
-            os.close(shared)
-        here.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=here)
-        worker = cls(process, reader, writer, bodies)
-        try:
-            head, _ = await asyncio.wait_for(worker._receive(), START_SECONDS)
-        except (TimeoutError, WorkerEnded) as error:
-            worker.end()
-            status = await process.wait()
-            raise ReleaseError(f"a worker ended before it was ready (status {status})") from error
-        if "failed" in head:
-            worker.end()
-            raise ReleaseError(head["failed"])
-        return worker
-
-    async def exchange(self, task: Task, question: str, call: Call) -> Reply:
-        """Send a call and receive its reply.
-
-        Raises:
-            WorkerEnded: The process ended instead.
-        """
-        head: dict[str, Any] = {
-            "task": task,
-            "question": question,
-            "headers": dict(call.headers),
-            "query": dict(call.query),
-        }
-        body = call.content
-        if self._bodies is not None and len(body) <= SHARED_BYTES:
-            self._bodies[: len(body)] = body
-            head, body = {**head, "shared": len(body)}, b""
-        try:
-            self._writer.writelines(frame(head, body))
-            await self._writer.drain()
-        except OSError as error:
-            raise WorkerEnded("a worker has ended") from error
-        said, body = await self._receive()
-        return Reply(body=body, **{**said, "outcomes": tuple(said["outcomes"])})
-
-    async def _receive(self) -> tuple[dict[str, Any], bytes]:
-        try:
-            head_length, body_length = LENGTHS.unpack(await self._reader.readexactly(LENGTHS.size))
-            head = json.loads(await self._reader.readexactly(head_length))
-            return head, await self._reader.readexactly(body_length)
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise WorkerEnded("a worker has ended") from error
-
-    def leave(self) -> None:
-        """Let it end by itself: it does when its socket is closed."""
-        self.retired = True
-        self._writer.close()
-
-    def end(self) -> None:
-        """End it now."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        self._writer.close()
+    def waits_no_more(self) -> None:
+        """It has a worker, or a reply."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.leaving is not None:
+            self.leaving.cancel()
+        self.timer = self.leaving = None
 
 
 class Crew:
@@ -165,7 +89,7 @@ class Crew:
         self.restarts = 0
         self._crew: set[Worker] = set()
         self._idle: deque[Worker] = deque()
-        self._queue: deque[asyncio.Future[Worker]] = deque()
+        self._queue: deque[_Errand] = deque()
         self._watching: set[asyncio.Task[None]] = set()
         self._seconds = 0.1  # that a call took of late, smoothed
         self._closing = False
@@ -208,17 +132,16 @@ class Crew:
         Raises:
             CallError: It is refused: `overloaded`, `timeout`, `worker_ended`, `stopping` or `gone`.
         """
-        for _ in range(ATTEMPTS):
-            worker = self._idle.popleft() if self._idle else await self._wait(gone)
-            work = asyncio.ensure_future(self._work(worker, task, question, call))
-            work.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where nobody waits
-            try:
-                return await asyncio.shield(work)  # a caller that gives up does not leave half a reply in the socket
-            except WorkerEnded:
-                continue
-        raise CallError(
-            "worker_ended", "the workers that held this call have ended", COME_BACK, 503, {"retry-after": "5"}
-        )
+        if not self._idle and len(self._queue) >= self.bounds.waiting:
+            raise self._refusal("overloaded", f"{len(self._queue)} calls are waiting already")
+        errand = _Errand(task, question, call, gone, asyncio.get_running_loop().create_future())
+        self._accept(errand)
+        try:
+            return await errand.reply
+        finally:
+            errand.waits_no_more()
+            if errand in self._queue:
+                self._queue.remove(errand)
 
     async def reload(self, orders: Orders) -> None:
         """Take new orders: start another crew, and let the present one go when the new one is ready.
@@ -240,8 +163,7 @@ class Crew:
         """Refuse what waits, let workers finish what they hold, and end."""
         self._closing = True
         while self._queue:
-            if not (one := self._queue.popleft()).done():
-                one.set_exception(self._refusal("stopping", "the server is stopping"))
+            self._queue.popleft().refuse(self._refusal("stopping", "the server is stopping"))
         while self._idle:
             self._idle.popleft().leave()
         crew = list(self._crew)
@@ -298,50 +220,38 @@ class Crew:
                 failures += 1
                 self._say(f"a worker does not start: {error}")
 
-    async def _wait(self, gone: Callable[[], Awaitable[None]] | None) -> Worker:
+    def _accept(self, errand: _Errand, first: bool = False) -> None:
+        """Give a call to a worker that is free, or let it wait; `first` before all others."""
         if self._closing:
-            raise self._refusal("stopping", "the server is stopping")
-        if len(self._queue) >= self.bounds.waiting:
-            raise self._refusal("overloaded", f"{len(self._queue)} calls are waiting already")
-        place: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
-        leaving: asyncio.Future[None] = asyncio.ensure_future(gone()) if gone is not None else asyncio.Future()
-        try:
-            both: list[asyncio.Future[Any]] = [place, leaving]
-            await asyncio.wait(both, timeout=self.bounds.wait_seconds, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            if place.done() and place.exception() is None:
-                self._give(place.result())
-            raise
-        finally:
-            left = leaving.done()
-            leaving.cancel()
-            if not place.done():
-                place.cancel()
-                with contextlib.suppress(ValueError):
-                    self._queue.remove(place)
-        if not place.cancelled():
-            return place.result()
-        if left:
-            raise CallError("gone", "the caller has hung up", "wait for the answer", 499)
-        raise self._refusal("overloaded", f"no worker was free for {self.bounds.wait_seconds:g} s")
+            errand.refuse(self._refusal("stopping", "the server is stopping"))
+        elif self._idle:
+            self._hand(self._idle.popleft(), errand)
+        else:
+            (self._queue.appendleft if first else self._queue.append)(errand)
+            errand.timer = asyncio.get_running_loop().call_later(self.bounds.wait_seconds, self._waited, errand)
+            if errand.gone is not None:
+                errand.leaving = asyncio.ensure_future(errand.gone())
+                errand.leaving.add_done_callback(lambda done: _left(errand, done))
 
-    async def _work(self, worker: Worker, task: Task, question: str, call: Call) -> Reply:
+    def _hand(self, worker: Worker, errand: _Errand) -> None:
+        """Give a call to a worker that is free."""
+        errand.waits_no_more()
+        errand.attempts += 1
         began = time.perf_counter()
-        try:
-            reply = await asyncio.wait_for(worker.exchange(task, question, call), self.bounds.work_seconds)
-        except TimeoutError:
-            worker.end()
-            limit = f"{self.bounds.work_seconds:g}"
-            raise CallError(
-                "timeout", f"the call took longer than {limit} s", "send fewer or smaller images", 503
-            ) from None
-        except WorkerEnded:
-            worker.end()
-            raise
-        self._seconds += 0.05 * (time.perf_counter() - began - self._seconds)
-        self._give(worker)
-        return reply
+        limit = asyncio.get_running_loop().call_later(self.bounds.work_seconds, self._overtime, worker, errand)
+
+        def answered(reply: Reply | None) -> None:
+            limit.cancel()
+            if reply is None:
+                worker.end()
+                self._lost(errand)
+                return
+            self._seconds += 0.05 * (time.perf_counter() - began - self._seconds)
+            self._give(worker)
+            if not errand.reply.done():
+                errand.reply.set_result(reply)
+
+        worker.exchange(errand.task, errand.question, errand.call, answered)
 
     def _give(self, worker: Worker) -> None:
         """Give a worker that is free to the call that waits longest, or let it rest."""
@@ -349,12 +259,39 @@ class Crew:
             worker.leave()
             return
         while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(worker)
+            errand = self._queue.popleft()
+            if not errand.reply.done():
+                self._hand(worker, errand)
                 return
         self._idle.append(worker)
+
+    def _lost(self, errand: _Errand) -> None:
+        """The worker that held a call has ended."""
+        if errand.reply.done():
+            return
+        if errand.attempts < ATTEMPTS:
+            self._accept(errand, first=True)
+            return
+        wrong = "the workers that held this call have ended"
+        errand.refuse(CallError("worker_ended", wrong, COME_BACK, 503, {"retry-after": "5"}))
+
+    def _waited(self, errand: _Errand) -> None:
+        """A call has waited as long as it may."""
+        errand.refuse(self._refusal("overloaded", f"no worker was free for {self.bounds.wait_seconds:g} s"))
+
+    def _overtime(self, worker: Worker, errand: _Errand) -> None:
+        """A worker has worked on a call as long as it may."""
+        limit = f"{self.bounds.work_seconds:g}"
+        wrong = f"the call took longer than {limit} s"
+        errand.refuse(CallError("timeout", wrong, "send fewer or smaller images", 503))
+        worker.end()
 
     def _refusal(self, code: str, message: str) -> CallError:
         seconds = math.ceil(max(1.0, self._seconds * (len(self._queue) + 1) / max(1, len(self._crew))))
         return CallError(code, message, COME_BACK, 503, {"retry-after": str(seconds)})
+
+
+def _left(errand: _Errand, done: "asyncio.Future[None]") -> None:
+    """A caller has hung up while its call waited."""
+    if not done.cancelled() and done.exception() is None:
+        errand.refuse(CallError("gone", "the caller has hung up", "wait for the answer", 499))

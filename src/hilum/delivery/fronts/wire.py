@@ -13,7 +13,7 @@ Nothing here knows a server: TorchServe's handlers and the maintained front both
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -56,7 +56,7 @@ def answer(desk: Desk, call: Call) -> Reply:
         requests, many = asking.requests(call)
     except CallError as error:
         return refusal(error, overrides(list(desk.releases.values())))
-    answers = desk.answer(requests)
+    answers = desk.answer([replace(one, bare=accepted != JSON) for one in requests])
     outcomes = tuple(map(outcome, answers))
     said = _override_headers(desk, answers)
     if not many and isinstance(answers[0], ImageError):

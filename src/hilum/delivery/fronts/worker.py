@@ -20,7 +20,7 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -33,9 +33,7 @@ from hilum.delivery.predictor import Release
 from hilum.errors import HilumError
 
 LENGTHS: Final = struct.Struct("!IQ")
-SHARED_BYTES: Final = (
-    32 * 2**20
-)  # of a worker; what is larger goes through the socket. Pages that nothing uses cost nothing
+SHARED_BYTES: Final = 32 * 2**20  # what is larger goes through the socket; pages that nothing uses cost nothing
 Task = Literal["predictions", "infer"]
 
 
@@ -85,9 +83,9 @@ def main(descriptor: int, shared: int, orders: Orders) -> None:
             if bodies is not None and "shared" in head:
                 body = bodies[: head["shared"]]
             call = Call(body, head["headers"], head["query"])
-            reply = _answered(_TASKS[head["task"]], opened[head["question"]], call)
-            said = asdict(reply)
-            _send(wires, {key: value for key, value in said.items() if key != "body"}, reply.body)
+            desk = opened.get(head["question"])
+            reply = _GONE if desk is None else _answered(_TASKS[head["task"]], desk, call)
+            _send(wires, {key: value for key, value in vars(reply).items() if key != "body"}, reply.body)
 
 
 def _answered(task: Callable[[Desk, Call], Reply], desk: Desk, call: Call) -> Reply:
@@ -106,14 +104,15 @@ def _infer(desk: Desk, call: Call) -> Reply:
     return inference_protocol.answer(desk, call.content, call.headers)
 
 
+# A call that has waited through a reload may ask what the new releases do not answer.
+_GONE: Final = wire.refusal(
+    CallError("unknown_model", "the releases have changed, and none answers this any more", "ask GET /v2 what is", 404)
+)
 _TASKS: Final[dict[Task, Callable[[Desk, Call], Reply]]] = {"predictions": wire.answer, "infer": _infer}
 
 
 def _send(wires: socket.socket, head: dict[str, Any], body: bytes) -> None:
-    first, second = frame(head, body)
-    wires.sendall(first)
-    if second:
-        wires.sendall(second)
+    wires.sendall(b"".join(frame(head, body)))
 
 
 def _receive(wires: socket.socket) -> tuple[dict[str, Any], bytes] | None:
