@@ -43,6 +43,7 @@ ROOT: Final = HERE.parents[1]
 OTHERS: Final = ROOT / "build" / "bench-serving"  # a virtual environment with the other servers
 VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0")
 CONCURRENCY: Final = (1, 4, 16)
+WARM_SECONDS: Final = 12.0  # of load before anything is measured: TorchServe's Java compiles itself meanwhile
 SERVERS: Final = ("torchserve", "starlette", "fastapi", "litserve", "bentoml")
 
 
@@ -224,7 +225,7 @@ def compare(
     found: dict[tuple[str, int], list[tuple[float, Measured]]] = {}
     for server in servers:
         with served(server, release, engine, cores) as target:
-            load(target, content, cores, min(2.0, seconds), work)  # warm
+            load(target, content, 4, WARM_SECONDS if seconds >= 2 else seconds, work)
             for _ in range(rounds):
                 before = ceiling(release, engine, content, cores, seconds)
                 loads = {c: load(target, content, c, seconds, work) for c in CONCURRENCY}
