@@ -29,6 +29,7 @@ _STARTED: Final = re.compile(r"Executing task '([\w-]+)'")
 _ENDED: Final = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _REUSED: Final = re.compile(r"Task ([\w-]+) cache hit")
 _RAISED: Final = re.compile(r"hilum\.errors\.\w+: (.+)")
+_FELL: Final = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)(?:: .+)?)$")  # another error, at its last line
 _BROKE: Final = re.compile(r"Task [\w-]+ failed with exception: (.+)")  # KFP's own trouble, not a step's
 _BAR: Final = re.compile(r"^\s*\S.* (?!0%)\d+%\|")  # of a step that has got somewhere
 _STAMP: Final = re.compile(r"^\d\d:\d\d:\d\d\.\d+ - \w+ - ")
@@ -68,7 +69,8 @@ def launch(parameters: dict[str, Any], out: Path) -> None:
             child.wait()
             raise
     if child.wait() != 0:
-        raise RunFailed(f"{reason or 'the pipeline failed'} (the whole log: {out / LOG})")
+        earlier = f"; {out / 'releases'} is what an earlier run published" if (out / "releases").is_dir() else ""
+        raise RunFailed(f"{reason or 'the pipeline failed'} (the whole log: {out / LOG}){earlier}")
     print(f"finished in {time.monotonic() - started:.0f} s\n", flush=True)
     print((out / "leaderboard.md").read_text(encoding="utf-8"))
     print(f"All reports, in one page: {out / 'index.html'}")
@@ -105,10 +107,12 @@ def _logged(child: "subprocess.Popen[str]", log: Any) -> Iterator[str]:
 def _show(lines: Iterator[str]) -> str | None:
     """Print one line per step; return what the last failing step said."""
     since: dict[str, list[float]] = defaultdict(list)  # steps of a loop share a name; the first begun ends first
-    said = None
+    said = fell = None
     for line in lines:
         if found := _RAISED.search(line) or _BROKE.search(line):
             said = found[1]
+        elif found := _FELL.match(line):
+            fell = fell or found[1]  # what comes after it came of it
         elif found := _REUSED.search(line):
             _line(found[1], "reused")
         elif found := _STARTED.search(line):
@@ -118,7 +122,7 @@ def _show(lines: Iterator[str]) -> str | None:
             _line(found[1], f"{seconds:6.1f} s" if found[2] == "SUCCESS" else f"FAILED after {seconds:.1f} s")
         elif _BAR.search(line) and TERMINAL not in os.environ and not sys.stderr.isatty():
             print("   " + line.strip(), flush=True)
-    return said
+    return said or fell
 
 
 def _line(step: str, what: str) -> None:

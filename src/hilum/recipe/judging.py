@@ -153,6 +153,9 @@ class Gate(Section):
     min_auroc: Tolerance = Field(0.6, description="Of the label on the test split.")
     min_gain: Tolerance = Field(NOT_ASKED, description="Of that AUROC over the one of `pixels`, on the same patients.")
     min_sensitivity: Tolerance = Field(0.8, description="In every group of every attribute, at the locked threshold.")
+    max_underdiagnosis: Tolerance = Field(
+        0.2, description="Of the label `no_finding`, in every group: the share of ill images that are called healthy."
+    )
     max_auroc_gap: Tolerance = Field(0.05, description="Largest difference of the AUROC between groups.")
     max_ece: Tolerance = Field(0.05, description="Expected calibration error, of everybody together.")
     max_shortcut: Tolerance = Field(

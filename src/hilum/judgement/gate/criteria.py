@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from hilum.judgement.gate.evidence import SENSITIVITY, SHORTCUTS, Evidence, Measure, tolerance, worth
+from hilum.judgement.gate.evidence import SENSITIVITY, SHORTCUTS, UNDERDIAGNOSIS, Evidence, Measure, tolerance, worth
 from hilum.judgement.probing.tasks import NO_FINDING
 from hilum.recipe import Gate
 
@@ -33,6 +33,7 @@ QUESTIONS: Final[Mapping[str, tuple[Bound, str]]] = {
     "auroc": ("at least", "Does it rank patients with {label} above patients without?"),
     "gain": ("at least", "By how much does it rank them better than the plain pixels do?"),
     "sensitivity": ("at least", "Where {label} is present, is it caught in every group by {by}?"),
+    "underdiagnosis": ("at most", "How often are the ill called healthy in a group by {by}?"),
     "auroc_gap": ("at most", "How much better does it rank one group by {by} than another?"),
     "ece": ("at most", "How far are its probabilities from what came true?"),
     "group_size": ("at least", "How many patients were seen in the smallest group by {by}?"),
@@ -107,12 +108,15 @@ def judge(evidence: Evidence, recipe: Gate, label: str) -> list[Criterion]:
         "auroc": (recipe.min_auroc, _auroc),
         "gain": (recipe.min_gain, _gain),
         "sensitivity": (recipe.min_sensitivity, _sensitivity),
+        "underdiagnosis": (recipe.max_underdiagnosis, _underdiagnosis),
         "auroc_gap": (recipe.max_auroc_gap, _gaps),
         "ece": (recipe.max_ece, _ece),
         "group_size": (recipe.min_group, _sizes),
         "shortcut": (recipe.max_shortcut, _shortcuts),
     }
     found: list[Criterion] = []
+    if label != NO_FINDING:
+        del asked["underdiagnosis"]  # of the label of an illness it is one minus the sensitivity
     for name, (told, answer) in asked.items():
         case = _Case(evidence, recipe, label, name, tolerance(told))
         if case.tolerance is None:
@@ -153,7 +157,7 @@ class _Case:
         return self._criterion(by, word, why, Measure(), why)
 
     def worst(self, measures: Sequence[Measure], by: str) -> Criterion:
-        """The criterion "at least" over all groups by one attribute, with the numbers of the group that decides it."""
+        """The criterion over all groups by one attribute, with the numbers of the group that decides it."""
         if not measures:
             return self.unanswered(INSUFFICIENT, f"no group by {_spoken(by)} is known", by)
         words = [self.word(one) for one in measures]
@@ -161,7 +165,10 @@ class _Case:
         verdict = overall(words)
         deciding = [one for one, word in zip(measures, words, strict=True) if word == verdict]
         # The group furthest on the bad side; one without an interval only where there is no other.
-        worst = min(deciding, key=lambda one: (one.low is None, one.low or 0.0))
+        worst = min(
+            deciding,
+            key=lambda one: (one.low is None, (one.low or 0.0) if self.bound == "at least" else -(one.high or 0.0)),
+        )
         note = f"too few patients to judge: {', '.join(small)}" if small else ""
         if worst.low is None:
             return self.unanswered(verdict, note, by)
@@ -204,6 +211,12 @@ def _ece(case: _Case) -> list[Criterion]:
 def _sensitivity(case: _Case) -> list[Criterion]:
     names = case.evidence.attributes(case.recipe)
     found = [case.worst(case.evidence.of_groups(name, SENSITIVITY, case.recipe), name) for name in names]
+    return found or [case.unanswered(INSUFFICIENT, "the audit has no groups")]
+
+
+def _underdiagnosis(case: _Case) -> list[Criterion]:
+    names = case.evidence.attributes(case.recipe)
+    found = [case.worst(case.evidence.of_groups(name, UNDERDIAGNOSIS, case.recipe), name) for name in names]
     return found or [case.unanswered(INSUFFICIENT, "the audit has no groups")]
 
 

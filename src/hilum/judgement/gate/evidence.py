@@ -29,6 +29,8 @@ EVERYBODY: Final = "all"  # the audit's name for no group
 REPLICATES: Final = 2000
 BINS: Final = 10  # of the calibration error, where the head does not say how many
 SENSITIVITY: Final = ("tpr", "sensitivity")
+UNDERDIAGNOSIS: Final = ("underdiagnosis",)
+_COUNTED: Final = dict.fromkeys(SENSITIVITY, "n_positive") | dict.fromkeys(UNDERDIAGNOSIS, "n_negative")
 Column = NDArray[Any]
 
 
@@ -91,7 +93,7 @@ class Evidence:
             floor: The probe folder of `pixels`.
 
         Raises:
-            UsageError: Head, audit or shortcut audit is of another label.
+            UsageError: Head, audit or shortcut audit is of another label, or the shortcut audit of another encoder.
             DatasetError: A folder lacks its facts.
         """
         said, audit = head.facts(scores), read_json(findings / AUDIT)
@@ -105,9 +107,13 @@ class Evidence:
                 raise UsageError(
                     f"the gate asks for {label!r}, but the {what} of {modality} is of {of!r}; make it anew"
                 )
+        encoder = str(said.get("encoder", ""))
+        if told and told.get("encoder", encoder) != encoder:
+            other = f"the shortcut audit of {modality} is of {told['encoder']}"
+            raise UsageError(f"the gate asks for {encoder}, but {other}; make its own")
         if not isinstance(audit.get("gaps"), list) or not isinstance(audit.get("groups"), list):
             raise DatasetError(f"{AUDIT} has no list of groups and gaps; audit again")
-        return cls(modality, str(said.get("encoder", "")), said, audit, told, scores, floor)
+        return cls(modality, encoder, said, audit, told, scores, floor)
 
     @property
     def answered(self) -> bool:
@@ -135,7 +141,7 @@ class Evidence:
         """One metric in each group of an attribute, but for those that the release is not for, and the unknown."""
         rows = [row for row in self.audit["groups"] if row["attribute"] == attribute and row["metric"] in metrics]
         return [
-            _of_row(row, counted="n_positive" if row["metric"] in SENSITIVITY else "n")
+            _of_row(row, counted=_COUNTED.get(row["metric"], "n"))
             for row in rows
             if row["group"] != UNKNOWN and f"{attribute}={row['group']}" not in recipe.outside
         ]

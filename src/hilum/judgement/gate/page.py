@@ -17,6 +17,7 @@ _MUST: Final = {
     "auroc": "Of a patient with {label} and one without, the first is ranked higher at least {h} times in 100.",
     "gain": "The AUROC is higher than that of plain pixels by at least {t}.",
     "sensitivity": "In every group at least {h} of 100 images with {label} are caught.",
+    "underdiagnosis": "In no group more than {h} of 100 images with a finding are called healthy.",
     "auroc_gap": "Between any two groups the AUROC differs by at most {t}.",
     "ece": "Of 100 patients who are given the same probability, the number of ill ones is off by at most {h}, on "
     "average.",
