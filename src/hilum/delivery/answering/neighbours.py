@@ -1,9 +1,11 @@
 """What is like an image: the nearest training cases, and whether anything is near at all.
 
-A release keeps the embeddings of some training images. The distance to the K-th nearest of them is the
-out-of-distribution score (Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", section 3;
-there with embeddings of length 1, here standardised by dimension: the length of a VAE's mu or of principal components
-means something). The limit is a quantile of the scores of held-out images of the same dataset.
+A release keeps the embeddings of some training images. The out-of-distribution score is the distance to the K-th
+nearest of them (Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", section 3; there with
+embeddings of length 1) where the training embeddings have been whitened: along directions in which proper images hardly
+differ, a small difference is strange. Cases that an answer names are the nearest without whitening, standardised by
+dimension: they share more with the image. Both by measurement, docs/decisions/0015-abstention.md. The limit is a
+quantile of the scores of held-out images of the same dataset.
 
 Cases are named by opaque numbers: positions in a shuffled order of the training images. Which image a number stands for
 is not written anywhere; who has the dataset can find it out (hilum.delivery.releasing.cases).
@@ -56,6 +58,7 @@ class Neighbours:
         label_M: 1, 0, or NaN where unknown, float32.
         centre_D: Mean of the embeddings by dimension.
         scale_D: Standard deviation by dimension; 1 where a dimension is constant.
+        whitening_DD: W, so that the centred embeddings times W have the unit matrix as covariance.
         held_out_H: Scores of held-out images, ascending.
         exposure: Bounds on the exposure of an image.
     """
@@ -65,6 +68,7 @@ class Neighbours:
     label_M: NDArray[np.float32]
     centre_D: NDArray[np.float32]
     scale_D: NDArray[np.float32]
+    whitening_DD: NDArray[np.float32]
     held_out_H: NDArray[np.float32]
     exposure: Exposure
 
@@ -77,7 +81,7 @@ class Neighbours:
 
     def nearest(self, z_D: NDArray[np.float32], count: int) -> list[Case]:
         """The nearest training cases, the nearest first."""
-        squared_M = self._squared(z_D)
+        squared_M = _squared((z_D - self.centre_D) / self.scale_D, self._standard)
         count = min(count, len(squared_M))
         chosen = np.argpartition(squared_M, count - 1)[:count] if count else np.zeros(0, int)
         ordered = chosen[np.lexsort((self.number_M[chosen], squared_M[chosen]))]
@@ -91,8 +95,8 @@ class Neighbours:
         ]
 
     def score(self, z_D: NDArray[np.float32]) -> float:
-        """Distance to the K-th nearest training case: the out-of-distribution score."""
-        squared_M = self._squared(z_D)
+        """Distance to the K-th nearest training case, whitened: the out-of-distribution score."""
+        squared_M = _squared((z_D - self.centre_D) @ self.whitening_DD, self._white)
         rank = min(K, len(squared_M)) - 1
         return float(np.sqrt(np.partition(squared_M, rank)[rank]))
 
@@ -103,15 +107,12 @@ class Neighbours:
     @cached_property
     def _standard(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Standardised embeddings (M, D), and their squared lengths (M,)."""
-        x_MD = (self.z_MD - self.centre_D) / self.scale_D
-        return x_MD, np.einsum("md,md->m", x_MD, x_MD)
+        return _with_lengths((self.z_MD - self.centre_D) / self.scale_D)
 
-    def _squared(self, z_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Squared distance to each case per dimension, (M,)."""
-        x_MD, length_M = self._standard
-        x_D = (z_D - self.centre_D) / self.scale_D
-        squared_M: NDArray[np.float32] = (length_M - 2 * (x_MD @ x_D) + x_D @ x_D) / np.float32(len(x_D))
-        return np.maximum(squared_M, 0)
+    @cached_property
+    def _white(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Whitened embeddings (M, D), and their squared lengths (M,)."""
+        return _with_lengths((self.z_MD - self.centre_D) @ self.whitening_DD)
 
     def save(self, path: Path) -> None:
         """Write `path`, a .npz."""
@@ -134,8 +135,10 @@ class Neighbours:
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ReleaseError(f"{path.name} of the release cannot be read as training cases: {error}") from error
         cases = len(found.z_MD)
-        shapes = (found.z_MD.shape, found.number_M.shape, found.label_M.shape, found.centre_D.shape)
-        if shapes != ((cases, dim), (cases,), (cases,), (dim,)) or not cases:
+        shapes = tuple(
+            one.shape for one in (found.z_MD, found.number_M, found.label_M, found.centre_D, found.whitening_DD)
+        )
+        if shapes != ((cases, dim), (cases,), (cases,), (dim,), (dim, dim)) or not cases:
             raise ReleaseError(f"{path.name} of the release has shapes {shapes}, not cases of {dim} dimensions")
         return found
 
@@ -144,10 +147,11 @@ def fit(
     z_MD: NDArray[np.float32],
     number_M: Sequence[int] | NDArray[Any],
     label_M: NDArray[Any],
+    whitening_DD: NDArray[Any],
     held_out_HD: NDArray[np.float32],
     exposure: Exposure,
 ) -> Neighbours:
-    """From training embeddings, and embeddings of other patients from which the limit is set."""
+    """From training embeddings, what whitens them, and embeddings of other patients from which the limit is set."""
     assert len(z_MD) >= MIN_CASES, "the caller asks whether there are enough"
     deviation_D = z_MD.std(axis=0)
     found = Neighbours(
@@ -156,11 +160,23 @@ def fit(
         np.asarray(label_M, dtype=np.float32),
         z_MD.mean(axis=0).astype(np.float32),
         np.where(deviation_D > 1e-6 * max(float(deviation_D.max()), 1e-12), deviation_D, 1).astype(np.float32),
+        np.asarray(whitening_DD, dtype=np.float32),
         np.zeros(0, np.float32),
         exposure,
     )
     scores = sorted(found.score(z_D) for z_D in held_out_HD)
     return Neighbours(**{**vars_of(found), "held_out_H": np.asarray(scores, dtype=np.float32)})
+
+
+def _with_lengths(x_MD: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return x_MD, np.einsum("md,md->m", x_MD, x_MD)
+
+
+def _squared(x_D: NDArray[Any], bank: tuple[NDArray[np.float32], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Squared distance to each case per dimension, (M,)."""
+    x_MD, length_M = bank
+    squared_M: NDArray[np.float32] = (length_M - 2 * (x_MD @ x_D) + x_D @ x_D) / np.float32(len(x_D))
+    return np.maximum(squared_M, 0)
 
 
 def vars_of(found: Neighbours) -> dict[str, Any]:

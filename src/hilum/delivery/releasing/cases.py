@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
 
 from hilum.data.store import Dataset
 from hilum.delivery.answering import exposure, neighbours
@@ -88,10 +89,12 @@ def write(sources: Sources, release: Path, threads: int) -> CasesCard | None:
     held_out, test = (_spread(data.rows(modality, (split,))) for split in ("val", "test"))
     labels = data.labels()
     known = labels[sources.recipe.label].to_numpy(dtype=float) if sources.recipe.label in labels else None
+    z_MD = embedded(rows)
     found = neighbours.fit(
-        embedded(rows),
+        z_MD,
         np.arange(len(rows)),
         np.full(len(rows), np.nan) if known is None else known[rows],
+        whitening(z_MD),
         embedded(held_out) if len(held_out) else np.zeros((0, sources.facts["dim"]), np.float32),
         exposure.fit(data.images[rows]),
     )
@@ -106,6 +109,17 @@ def write(sources: Sources, release: Path, threads: int) -> CasesCard | None:
         false_abstentions=_rate(scores > (np.inf if limit is None else limit), patients),
         false_unreadable=_rate(unreadable, patients),
     )
+
+
+def whitening(z_MD: NDArray[np.float32]) -> NDArray[np.float64]:
+    """W (D, D), so that centred embeddings times W have the unit matrix as covariance.
+
+    The covariance is shrunk towards a multiple of the unit matrix, by as much as its estimate from M embeddings is
+    uncertain (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices").
+    """
+    precision_DD = LedoitWolf().fit(z_MD.astype(np.float64)).precision_
+    found: NDArray[np.float64] = np.linalg.cholesky(precision_DD)
+    return found
 
 
 def _spread(rows: NDArray[Any]) -> NDArray[Any]:
