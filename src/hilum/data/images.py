@@ -92,7 +92,7 @@ def decode(content: bytes) -> Decoded:
     known = next(
         (name for magic, name in _KNOWN_BUT_NOT_READ if content.startswith(magic)), "no image that hilum knows"
     )
-    raise ImageError(f"the content is {known}; hilum reads PNG, JPEG and DICOM", "unsupported")
+    raise ImageError(f"the content is {known}; hilum reads PNG, JPEG, DICOM and, of a volume, NIfTI", "unsupported")
 
 
 def decode_file(path: Path) -> "Pixels":

@@ -106,6 +106,11 @@ def patches(size: int, grid: int) -> list[tuple[slice, slice]]:
     return [(rows, columns) for rows in spans for columns in spans]
 
 
+def _factor(logit: float) -> str:
+    odds = float(np.exp(logit))
+    return f"a factor of {odds:.2g}" if odds >= 1.1 else "less than a tenth"
+
+
 def words(map_SS: NDArray[np.float32], grid: int = GRID) -> str:
     """What a map shows and what it does not, for a reader who is no engineer."""
     strongest = _strongest(map_SS)
@@ -114,8 +119,7 @@ def words(map_SS: NDArray[np.float32], grid: int = GRID) -> str:
     else:
         shown = (
             "Red marks what raised the probability, blue what lowered it: with that part blurred, the model would have "
-            f"answered lower or higher. Where the colour is deepest, the odds change by a factor of "
-            f"{np.exp(strongest):.2g}."
+            f"answered lower or higher. Where the colour is deepest, the odds change by {_factor(strongest)}."
         )
         if strongest < CLEAR:
             shown += " That is little: the answer does not rest on any single part."
