@@ -73,6 +73,7 @@ def command(work: Path) -> list[str]:
         "metrics_address": "http://0.0.0.0:8082",
         "model_store": str(store),
         "load_models": ",".join(models),
+        "metrics_config": str(serving.FOLDER / "metrics.yaml"),
         "disable_token_authorization": "true" if authentication == "proxy" else "false",
     }
     template = (serving.FOLDER / "config.properties").read_text(encoding="utf-8")

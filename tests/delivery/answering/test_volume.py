@@ -5,12 +5,14 @@ import json
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from releasing import drawn_image, encoded
 
 from hilum.data.ingest import ingest
 from hilum.data.planes import decode_planes
+from hilum.delivery import batch
 from hilum.delivery.answering.routing import Refusal
 from hilum.delivery.desk import Answer, Desk, Request
 from hilum.delivery.fronts import wire
@@ -105,3 +107,16 @@ def test_one_plane_that_is_unlike_refuses_the_volume(embeddings):
     [refused] = embeddings.answer([Request(content, "MR")])
     assert isinstance(refused, Refusal)
     assert str(refused).startswith("the AXIAL plane at 0.5 of the volume: ")
+
+
+def test_a_batch_names_the_planes_of_a_volume(embeddings, mr_release, brain, tmp_path):
+    (tmp_path / "brain.nii.gz").write_bytes(brain)
+    (tmp_path / "slice.png").write_bytes(encoded(drawn_image("AXIAL")))
+    files = [tmp_path / "brain.nii.gz", tmp_path / "slice.png"]
+    assert batch.predict(mr_release, files, tmp_path / "out.parquet") == 0
+    rows = pd.read_parquet(tmp_path / "out.parquet")
+    asked = embeddings.answer([Request(brain)])[0]
+    assert np.array_equal(np.asarray(rows["embedding"][0], np.float32), asked.z_D)
+    said = ", ".join(f"{one['view']} {one['position']:g}" for one in asked.body["planes"])
+    assert rows["planes"].tolist() == [said, ""]
+    assert len(said.split(", ")) * 12 == len(rows["embedding"][0])

@@ -2,7 +2,7 @@
 
 SIGTERM and Ctrl-C: no new connections, what was accepted is answered, workers end, then the process does. SIGHUP, or
 POST /reload on the management port: the release folders are opened anew (a link may point elsewhere by then), and taken
-over when new workers have proven them.
+over when new workers have proven them. The certificate of TLS is read anew then, too.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
-from hilum.delivery.fronts import asgi, documents
+from hilum.delivery.fronts import asgi, documents, tls
 from hilum.delivery.fronts.asgi import Caps, House
 from hilum.delivery.fronts.crew import Bounds, Crew
 from hilum.delivery.fronts.keys import Keys
@@ -30,6 +30,9 @@ from hilum.delivery.fronts.worker import Orders
 from hilum.delivery.machine import refuse_taken, usable_cores
 from hilum.delivery.predictor import Release
 from hilum.errors import HilumError, ReleaseError, UsageError
+
+if TYPE_CHECKING:
+    from hilum.delivery.fronts.grpc.listening import Listening
 
 LOOPBACK: Final = "127.0.0.1"
 KEYS: Final = "keys"
@@ -55,6 +58,8 @@ class Settings:
         keys: File of tokens; one is made in a temporary folder where None.
         open_to_all: No tokens are asked for; on loopback only.
         tls: Certificate and key of predictions, PEM.
+        grpc_port: Of predictions over gRPC, at `host`, with the same tokens and certificate; 0 for a free one. There
+            is none where None: it is a second door for callers, and a firewall or a proxy has to know of it.
         bounds: Of waiting and working.
         caps: Of bodies.
     """
@@ -71,6 +76,7 @@ class Settings:
     keys: Path | None = None
     open_to_all: bool = False
     tls: tuple[Path, Path] | None = None
+    grpc_port: int | None = None
     bounds: Bounds = field(default_factory=Bounds)
     caps: Caps = field(default_factory=Caps)
 
@@ -83,11 +89,14 @@ def serve(settings: Settings, told: Callable[[dict[str, Any]], str] = json.dumps
         told: What is printed once the front is ready, of its addresses and models.
 
     Raises:
-        UsageError: A port is taken, the file of tokens is none, or tokens are waived beyond loopback.
+        UsageError: A port is taken, the file of tokens is none, tokens are waived beyond loopback, or the certificate
+            and key of TLS cannot be served.
         ReleaseError: A release does not load.
     """
     if settings.open_to_all and settings.host != LOOPBACK:
         raise UsageError(f"without tokens the server may listen on {LOOPBACK} only, not on {settings.host}")
+    if settings.tls:
+        tls.check(*settings.tls)
     with contextlib.ExitStack() as stack:
         keys = None
         path = settings.keys
@@ -116,13 +125,20 @@ async def _serve(
     opened = open_releases(settings.releases)
     crew = Crew(_orders(settings), settings.workers or usable_cores(), settings.bounds, _say)
     house = House(opened, crew, keys, settings.caps)
+    rpc = _rpc(house, settings)
     await crew.start()
     for one in sockets:
         one.listen(BACKLOG)  # not before somebody can answer; and before the line that says so
+    if rpc is not None:
+        await rpc.start()
 
     async def reload() -> None:
         try:
             found = open_releases(settings.releases)
+            if settings.tls and (context := servers[0].config.ssl) is not None:
+                tls.take_up(context, *settings.tls)
+                if rpc is not None:
+                    rpc.take_up()
             await crew.reload(_orders(settings))
         except HilumError:
             house.counters.reloads.labels("refused").inc()
@@ -143,6 +159,8 @@ async def _serve(
     def stop() -> None:
         house.stopping = True
         servers[0].should_exit = True
+        if rpc is not None:
+            draining.append(asyncio.ensure_future(rpc.stop(DRAIN_SECONDS)))
 
     def again() -> None:
         async def tried() -> None:
@@ -156,6 +174,7 @@ async def _serve(
         task.add_done_callback(reloading.discard)
 
     reloading: set[asyncio.Task[None]] = set()
+    draining: list[asyncio.Future[None]] = []
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
@@ -163,13 +182,29 @@ async def _serve(
     beside = [
         asyncio.ensure_future(server.serve(sockets=[one])) for server, one in zip(servers[1:], sockets[1:], strict=True)
     ]
-    print(told(_facts(settings, sockets, house, where)), flush=True)
+    facts = _facts(settings, sockets, house, where)
+    facts["grpc"] = f"{settings.host}:{rpc.port}" if rpc is not None else None
+    print(told(facts), flush=True)
     await servers[0].serve(sockets=[sockets[0]])
+    await asyncio.gather(*draining)
     await crew.stop()
     for server in servers[1:]:
         server.should_exit = True
     await asyncio.gather(*beside)
     _say("stopped")
+
+
+def _rpc(house: House, settings: Settings) -> "Listening | None":
+    """The port of gRPC, bound, where one is asked for."""
+    if settings.grpc_port is None:
+        return None
+    try:
+        from hilum.delivery.fronts.grpc.listening import Listening
+    except ImportError as error:
+        raise UsageError(
+            f"gRPC needs a package that is not installed ({error.name}); install grpcio, or leave --grpc-port out"
+        ) from error
+    return Listening(house, settings.host, settings.grpc_port, settings.tls)
 
 
 def open_releases(paths: Sequence[Path]) -> list[Release]:
@@ -194,7 +229,7 @@ class _Server(uvicorn.Server):
 
 
 def _config(application: Any, settings: Settings | None) -> uvicorn.Config:
-    tls = settings.tls if settings is not None else None
+    pair = settings.tls if settings is not None else None
     return uvicorn.Config(
         application,
         http=Protocol,
@@ -207,8 +242,8 @@ def _config(application: Any, settings: Settings | None) -> uvicorn.Config:
         date_header=True,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
-        ssl_certfile=tls[0] if tls else None,
-        ssl_keyfile=tls[1] if tls else None,
+        ssl_certfile=pair[0] if pair else None,
+        ssl_keyfile=pair[1] if pair else None,
     )
 
 
@@ -254,6 +289,7 @@ def greeting(facts: Mapping[str, Any]) -> str:
     url, model = facts["url"], facts["models"][-1]
     lines = [f"ready: {facts['workers']} worker(s), {facts['engine']}", f"  page {url}/"]
     lines += [f"  POST {url}/predictions/{name}" for name in facts["models"]]
+    lines += [f"  gRPC {facts['grpc']} inference.GRPCInferenceService"] if facts.get("grpc") else []
     lines += [f"  GET  {facts['metrics']}", f"  management {facts['management']}"]
     header = ""
     if facts["keys"]:
@@ -278,6 +314,7 @@ class Running:
         models: The questions that it answers.
         keys: File of tokens; None where none are asked for.
         process: The front; workers are its children.
+        grpc: Address and port of gRPC, where it was asked for.
     """
 
     url: str
@@ -286,6 +323,7 @@ class Running:
     models: tuple[str, ...]
     keys: Path | None
     process: "subprocess.Popen[str]"
+    grpc: str | None = None
 
     @property
     def token(self) -> str | None:
@@ -313,7 +351,9 @@ def start(arguments: Sequence[str], *, seconds: float = 120.0) -> Iterator[Runni
                 raise HilumError(f"the server did not start: {errors.read()[-2000:].strip()}")
             said = json.loads(line)
             keys = Path(said["keys"]) if said["keys"] else None
-            yield Running(said["url"], said["management"], said["metrics"], tuple(said["models"]), keys, process)
+            yield Running(
+                said["url"], said["management"], said["metrics"], tuple(said["models"]), keys, process, said["grpc"]
+            )
         finally:
             if process.poll() is None:
                 process.terminate()

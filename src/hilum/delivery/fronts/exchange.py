@@ -8,13 +8,14 @@ TorchServe takes multipart forms apart itself, and keeps one part of each name. 
 """
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hilum.delivery.desk import Desk
 from hilum.delivery.engines import DEFAULT
-from hilum.delivery.fronts import inference_protocol, wire
+from hilum.delivery.fronts import inference_protocol, metering, wire
 from hilum.delivery.fronts.asking import JSON, MULTIPART, Call
 from hilum.delivery.fronts.refusals import CallError
 
@@ -51,18 +52,22 @@ def open_desk(context: Context, question: str) -> Desk:
     """
     settings = (context.model_yaml_config or {}).get("handler") or {}
     releases = Path(context.system_properties["model_dir"]) / "releases"
-    return Desk.load(
+    engine = str(settings.get("engine", DEFAULT))
+    desk = Desk.load(
         sorted(path for path in releases.iterdir() if path.is_dir()),
         str(settings.get("question", question)),
         int(settings.get("threads", 1)),
-        str(settings.get("engine", DEFAULT)),
+        engine,
     )
+    metering.serve(_metrics(context), list(desk.releases.values()), engine)
+    return desk
 
 
 def respond(desk: Desk, rows: Sequence[Row], context: Context) -> list[str | bytes]:
     """Answer a batch of TorchServe rows: one body each, status and headers set on the context."""
     bodies: list[str | bytes] = []
     for number, row in enumerate(rows):
+        began = time.perf_counter()
         try:
             call = _call(row, context, number)
             infer = inference_protocol.answer if _is_inference(call) else None
@@ -75,7 +80,13 @@ def respond(desk: Desk, rows: Sequence[Row], context: Context) -> list[str | byt
         for key, value in reply.headers.items():
             context.set_response_header(number, key, value)
         bodies.append(reply.body)
+        metering.count(_metrics(context), desk.question, reply, time.perf_counter() - began)
     return bodies
+
+
+def _metrics(context: Context) -> metering.Cache | None:
+    """TorchServe's metrics; None where whoever calls the handler has none."""
+    return getattr(context, "metrics", None)
 
 
 def _call(row: Row, context: Context, number: int) -> Call:

@@ -122,8 +122,9 @@ class Server:
     def ready(self) -> int:
         """How many workers are ready, over all models."""
         count = 0
+        # There are no keys before it has made them, and none at all where its settings leave callers to a proxy.
+        asked = {"Authorization": f"Bearer {self.key('management')}"} if self.key_file.exists() else {}
         for model in self.models:
-            asked = {"Authorization": f"Bearer {self.key('management')}"}
             answered = _call(self.management_port, "GET", f"/models/{model}", b"", asked, 5.0)
             if answered.status == 200:
                 workers: list[dict[str, Any]] = json.loads(answered.body)[0]["workers"]
@@ -323,6 +324,7 @@ def _settings(template: Path, work: Path, models: Sequence[str], ports: tuple[in
         "grpc_management_port": str(ports[4]),
         "model_store": str(work / "store"),
         "load_models": ",".join(models),
+        "metrics_config": str((template.parent / "metrics.yaml").resolve()),
     }
     lines = []
     for line in template.read_text(encoding="utf-8").splitlines():
