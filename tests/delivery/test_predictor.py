@@ -90,3 +90,14 @@ def test_a_view_that_was_not_trained_on_is_named(xr_release):
     assert "AXIAL view" in release.wrong_view(type(other)(other.pixels, "MR", "AXIAL"))
     assert release.wrong_view(other) is None
     assert release.wrong_view(type(other)(other.pixels, "XR", "PA")) is None
+
+
+@pytest.mark.parametrize("name", ["cases.npz", "limits.npz"])
+def test_what_answers_need_is_read_before_it_is_ready(xr_release, tmp_path, name):
+    shutil.copytree(xr_release, copy := tmp_path / "release")
+    with np.load(copy / name) as kept:
+        arrays = dict(kept)
+    np.savez(copy / name, **dict(list(arrays.items())[1:]))  # as another version of hilum might write it
+    again(copy)
+    with pytest.raises(ReleaseError, match=f"{name} of the release cannot be read"):
+        Predictor.load(copy)
