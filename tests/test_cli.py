@@ -22,6 +22,7 @@ VERBS = [
     "gate",
     "export",
     "predict",
+    "dicom",
     "serve",
     "run",
 ]
