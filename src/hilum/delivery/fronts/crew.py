@@ -30,6 +30,7 @@ from hilum.errors import ReleaseError
 
 ATTEMPTS: Final = 2  # a call that has ended two workers is not tried on a third
 RESTART_SECONDS: Final = (0.0, 0.5, 2.0, 5.0)  # before a worker is started anew, by how often it failed in a row
+LISTEN_SECONDS: Final = 0.2  # of waiting, after which it is worth a task to know whether the caller is still there
 COME_BACK: Final = "send the call again after the seconds that Retry-After names"
 
 
@@ -58,8 +59,8 @@ class _Errand:
     gone: Callable[[], Awaitable[None]] | None
     reply: "asyncio.Future[Reply]"
     attempts: int = 0
-    timer: asyncio.TimerHandle | None = None
-    leaving: "asyncio.Future[None] | None" = field(default=None)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    leaving: "asyncio.Future[None] | None" = None
 
     def refuse(self, error: CallError) -> None:
         """Its reply is a refusal, unless it has one."""
@@ -68,11 +69,22 @@ class _Errand:
 
     def waits_no_more(self) -> None:
         """It has a worker, or a reply."""
-        if self.timer is not None:
-            self.timer.cancel()
+        for timer in self.timers:
+            timer.cancel()
+        self.timers.clear()
         if self.leaving is not None:
             self.leaving.cancel()
-        self.timer = self.leaving = None
+            self.leaving = None
+
+    def listen(self) -> None:
+        """Drop it when its caller hangs up."""
+        assert self.gone is not None, "asked for where there is such a thing"
+        self.leaving = asyncio.ensure_future(self.gone())
+        self.leaving.add_done_callback(self._left)
+
+    def _left(self, done: "asyncio.Future[None]") -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.refuse(CallError("gone", "the caller has hung up", "wait for the answer", 499))
 
 
 class Crew:
@@ -228,10 +240,10 @@ class Crew:
             self._hand(self._idle.popleft(), errand)
         else:
             (self._queue.appendleft if first else self._queue.append)(errand)
-            errand.timer = asyncio.get_running_loop().call_later(self.bounds.wait_seconds, self._waited, errand)
+            loop = asyncio.get_running_loop()
+            errand.timers.append(loop.call_later(self.bounds.wait_seconds, self._waited, errand))
             if errand.gone is not None:
-                errand.leaving = asyncio.ensure_future(errand.gone())
-                errand.leaving.add_done_callback(lambda done: _left(errand, done))
+                errand.timers.append(loop.call_later(LISTEN_SECONDS, errand.listen))
 
     def _hand(self, worker: Worker, errand: _Errand) -> None:
         """Give a call to a worker that is free."""
@@ -289,9 +301,3 @@ class Crew:
     def _refusal(self, code: str, message: str) -> CallError:
         seconds = math.ceil(max(1.0, self._seconds * (len(self._queue) + 1) / max(1, len(self._crew))))
         return CallError(code, message, COME_BACK, 503, {"retry-after": str(seconds)})
-
-
-def _left(errand: _Errand, done: "asyncio.Future[None]") -> None:
-    """A caller has hung up while its call waited."""
-    if not done.cancelled() and done.exception() is None:
-        errand.refuse(CallError("gone", "the caller has hung up", "wait for the answer", 499))
