@@ -39,6 +39,8 @@ STOP_SECONDS: Final = 10.0
 SOCKET_PATH_BYTES: Final = 107  # Linux: sun_path; workers' sockets lie in the work folder
 # SERVING.md: heap and direct memory of at least parallel uploads x largest request x 2.
 MEMORY: Final = ("-Xmx512m", "-XX:MaxDirectMemorySize=512m", "-XX:+UseSerialGC")
+# Java only passes bytes on; its second compiler takes processor time from the models and brings nothing back.
+COMPILER: Final = ("-XX:TieredStopAtLevel=1",)
 WORKER_FAILED: Final = "Backend worker process died"
 TAIL_LINES: Final = 12
 
@@ -303,6 +305,7 @@ def _launch(
         f"-Djava.io.tmpdir={work / 'tmp'}",
         f"-Dlog4j.configurationFile={(serving / 'log4j2.xml').resolve().as_uri()}",
         *MEMORY,
+        *COMPILER,
         *("-cp", str(torchserve / "frontend" / "*"), "org.pytorch.serve.ModelServer"),
         *("--python", sys.executable, "-f", str(settings), "-s", str(work / "store"), "-ncs"),
     ]
