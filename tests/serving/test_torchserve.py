@@ -1,5 +1,6 @@
 """A real TorchServe on real releases, started once: what it answers, refuses, and leaves behind."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
@@ -34,6 +36,13 @@ def test_without_the_key_nothing_is_answered(server):
     assert 400 <= server.post("embeddings", content, authorized=False)[0] < 500
     assert 400 <= server.post("embeddings", content, authorized=False, headers={"Authorization": "Bearer x"})[0] < 500
     assert server.key_file.stat().st_mode & 0o077 == 0
+
+
+def test_keys_outlive_the_hour_after_which_torchserve_would_let_nobody_in(server):
+    kept = json.loads(server.key_file.read_text())
+    for use in ("inference", "management"):
+        until = datetime.fromisoformat(kept[use]["expiration time"].replace("Z", "+00:00"))
+        assert until - datetime.now(UTC) > timedelta(days=5 * 365)
 
 
 def test_models_cannot_be_registered_and_metrics_can_be_read(server):
