@@ -20,7 +20,7 @@ help:
 	@echo "make soak      the server for ten minutes at four fifths of its load, and 20,000 damaged files"
 	@echo "make lint      ruff, mypy --strict, import-linter"
 	@echo "make bench     performance as ratios, each in one run (GROWTH=1000,20000: without CheXpert's whole size)"
-	@echo "make bench-serving  both fronts beside FastAPI, LitServe and BentoML, over what the machine can do without a server"
+	@echo "make bench-serving  both fronts beside FastAPI, LitServe, BentoML and KServe, over what the machine can do without a server"
 	@echo "make reports   the whole judgement of real image sets (SOURCES=folder, DATASETS=nih,...), and its summary pages"
 	@echo "make pipeline  write build/hilum-training.yaml for the Kubeflow UI"
 	@echo "make lock      resolve requirements.in into requirements.lock anew"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,14 @@ from hilum.data.manifest import assign_splits, conform
 from hilum.data.store import FACTS, IMAGES, MANIFEST, REJECTED, DatasetFacts, write_json
 from hilum.delivery.releasing import export
 from hilum.delivery.releasing.sources import Judged
+from hilum.judgement.fusion import head as fusing
 from hilum.judgement.gate import verdict as verdicts
 from hilum.judgement.gate.override import Override
 from hilum.judgement.probing import head
-from hilum.learning import embedding, training
-from hilum.recipe import Export, Gate, Pixels, Preprocessing, Train
+from hilum.judgement.report import audit as audit_report
+from hilum.learning import embedding, finetune, training
+from hilum.recipe import Audit, Export, Gate, Pixels, Preprocessing, Train
+from hilum.recipe.finetune import Finetune
 
 SERVING = Path(__file__).resolve().parents[1] / "serving"
 SIZE = 48
@@ -108,6 +112,30 @@ def gated(base: Path, modality: str) -> Judged:
     )
     verdicts.run([scores], [findings], LENIENT, "pixels", "pneumonia", verdict)
     return Judged(scores, findings, verdict=verdict)
+
+
+@cache
+def tuned(base: Path, kind: str) -> Path:
+    """A fine-tuning of the X-ray encoder, frozen, with the phantom's vital signs and laboratory values."""
+    run, _ = trained(base, "XR")
+    section = Finetune(linear_epochs=12, linear_rates=(1e-2,), covariate_width=8, min_patients=2)
+    return finetune.run(phantom_dataset(base), run, section, "linear", kind, base / "tuned" / kind)
+
+
+@cache
+def fused(base: Path, kind: str) -> Path:
+    """The release of that encoder with a head that fuses covariates, by the whole way: probe, audit, gate, export."""
+    run, linear = trained(base, "XR")
+    gated(base, "XR")  # writes what a probe folder holds beside its head
+    dataset, vectors, scores = phantom_dataset(base), base / "vectors" / "XR", base / "judged" / f"XR-{kind}"
+    shutil.copytree(linear, scores)
+    fusing.adopt(dataset, vectors, tuned(base, kind), scores)
+    findings, verdict = base / "findings" / f"XR-{kind}", base / "gate" / kind
+    audit_report.run(dataset, vectors, scores, Audit(bootstrap=100, min_group=2), findings)
+    verdicts.run([scores], [findings], LENIENT, "pixels", "pneumonia", verdict)
+    judged = Judged(scores, findings, verdict=verdict)
+    out = base / "releases" / f"xr-{kind}"
+    return export.export(dataset, run, Export(encoder="pixels"), out, serving=SERVING, judged=judged)
 
 
 @cache

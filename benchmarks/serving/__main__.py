@@ -9,11 +9,14 @@ the two. Printed are medians over the rounds with their range. The images are 10
 random, because time does not depend on them. The load comes from wrk (Debian's package), in a closed loop.
 
 Servers: `torchserve` and `starlette` are hilum's fronts, as `hilum serve` starts them, with everything they do beside
-the graph (dossier, input limits, training cases); `fastapi`, `litserve`, `bentoml` do no more than decode, resize and
-run the graph. LitServe gets a form, because it takes no raw body.
+the graph (dossier, input limits, training cases); `fastapi`, `litserve`, `bentoml`, `kserve` do no more than decode,
+resize and run the graph. LitServe gets a form, because it takes no raw body; KServe gets base64 in JSON, because over
+HTTP it takes nothing else (with_kserve.py says why).
 """
 
 import argparse
+import base64
+import json
 import os
 import platform
 import re
@@ -41,10 +44,10 @@ from hilum.delivery.machine import free_port, usable_cores
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
 OTHERS: Final = ROOT / "build" / "bench-serving"  # a virtual environment with the other servers
-VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0")
+VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0", "kserve==0.21.0")
 CONCURRENCY: Final = (1, 4, 16)
 WARM_SECONDS: Final = 12.0  # of load before anything is measured: TorchServe's Java compiles itself meanwhile
-SERVERS: Final = ("torchserve", "starlette", "fastapi", "litserve", "bentoml")
+SERVERS: Final = ("torchserve", "starlette", "fastapi", "litserve", "bentoml", "kserve")
 
 
 class Measured(NamedTuple):
@@ -57,11 +60,12 @@ class Measured(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where a server answers, and how it is asked."""
+    """Where a server answers, and how it is asked: with the image as it is, in a form, or as the protocol has it."""
 
     url: str
     headers: dict[str, str]
     form: bool = False
+    inference: bool = False
 
 
 def ceiling(release: Path, engine: str, content: bytes, cores: int, seconds: float) -> Measured:
@@ -104,8 +108,12 @@ def load(target: Target, content: bytes, concurrency: int, seconds: float, work:
         kind = "multipart/form-data; boundary=bench"
         head = b'--bench\r\nContent-Disposition: form-data; name="request"; filename="a.jpg"\r\n\r\n'
         content = head + content + b"\r\n--bench--\r\n"
-    body.write_bytes(content)
     headers = {"Content-Type": kind, **target.headers}
+    if target.inference:
+        image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(content).decode()]}
+        content = json.dumps({"inputs": [image], "parameters": {"binary_data_output": True}}).encode()
+        headers["Inference-Header-Content-Length"] = str(len(content))
+    body.write_bytes(content)
     lines = ['wrk.method = "POST"', f'local file = io.open("{body}", "rb")', 'wrk.body = file:read("*a")']
     lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()]
     lines += [
@@ -147,7 +155,7 @@ def served(server: str, release: Path, engine: str, cores: int) -> Iterator[Targ
 
 @contextmanager
 def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Target]:
-    port = free_port("127.0.0.1")
+    port, beside = free_port("127.0.0.1"), free_port("127.0.0.1")
     python = OTHERS / "bin" / "python"
     commands = {
         "fastapi": [
@@ -162,14 +170,17 @@ def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Targ
         ],
         "litserve": [str(HERE / "with_litserve.py")],
         "bentoml": ["-m", "bentoml", "serve", "with_bentoml:Embeddings", "--port", str(port), "--host", "127.0.0.1"],
+        "kserve": [str(HERE / "with_kserve.py"), "--configure_logging", "false"],
     }
-    ready = {"fastapi": "/ready", "litserve": "/health", "bentoml": "/readyz"}[server]
+    ready = {"fastapi": "/ready", "litserve": "/health", "bentoml": "/readyz", "kserve": "/v2/health/ready"}[server]
+    path = "/v2/models/embeddings/infer" if server == "kserve" else "/predict"
     environment = {
         **os.environ,
         "BENCH_RELEASE": str(release),
         "BENCH_ENGINE": engine,
         "BENCH_CORES": str(cores),
         "BENCH_PORT": str(port),
+        "BENCH_GRPC_PORT": str(beside),
         "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT / "src")]),
         "PYTHONSAFEPATH": "",
         "BENTOML_DO_NOT_TRACK": "True",
@@ -194,15 +205,20 @@ def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Targ
                     log.seek(0)
                     raise SystemExit(f"{server} did not start: {log.read()[-2000:]}")
                 time.sleep(0.2)
-            yield Target(f"http://127.0.0.1:{port}/predict", {}, form=server == "litserve")
+            yield Target(f"http://127.0.0.1:{port}{path}", {}, server == "litserve", server == "kserve")
         finally:
-            os.killpg(running.pid, signal.SIGKILL)
-            running.wait()
+            os.killpg(running.pid, signal.SIGTERM)  # BentoML's workers have groups of their own: it ends them itself
+            try:
+                running.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
 
 
 def others() -> None:
     """The virtual environment of the other servers: theirs beside this one's packages."""
-    if (OTHERS / ".done").is_file():
+    done, wanted = OTHERS / ".done", "\n".join(VERSIONS)
+    if done.is_file() and done.read_text() == wanted:
         return
     shutil.rmtree(OTHERS, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(OTHERS)], check=True)
@@ -212,7 +228,7 @@ def others() -> None:
     subprocess.run(
         [str(OTHERS / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *VERSIONS], check=True
     )
-    (OTHERS / ".done").touch()
+    done.write_text(wanted)
 
 
 def compare(

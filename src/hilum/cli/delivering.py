@@ -59,11 +59,14 @@ _engine = click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Parquet file; JSON lines without it.")
 @_engine
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: usable cores]")
-def predict(release: Path, files: tuple[Path, ...], out: Path | None, engine: str, workers: int | None) -> None:
+@click.option("--covariates", type=FILE, help="CSV or Parquet: column `file`, and one per covariate of the head.")
+def predict(
+    release: Path, files: tuple[Path, ...], out: Path | None, engine: str, workers: int | None, covariates: Path | None
+) -> None:
     """Answer for image files, without a server."""
     from hilum.delivery import batch
 
-    failed = batch.predict(release, files, out, engine=engine, workers=workers)
+    failed = batch.predict(release, files, out, engine=engine, workers=workers, covariates=covariates)
     if failed:
         raise HilumError(f"{failed} of {len(files)} files were refused; their reasons are in the answers")
 

@@ -13,12 +13,19 @@ PAGE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("dataset", type=EXISTING)
 @click.option("--vectors", type=EXISTING, required=True, help="What `hilum embed` wrote.")
 @click.option("--out", type=FOLDER, required=True, help="Folder for scores.csv, head.json, map.png, ...")
+@click.option(
+    "--tuned", type=EXISTING, help="What `hilum finetune --mode linear` wrote: its fusion becomes the label's head."
+)
 @recipe_option
-def probe(dataset: Path, vectors: Path, out: Path, recipe: Path | None) -> None:
+def probe(dataset: Path, vectors: Path, out: Path, tuned: Path | None, recipe: Path | None) -> None:
     """Score an embedding with SVM probes, fit the label's head, draw its map."""
     from hilum.judgement import judge
 
     found = judge.probe(dataset, vectors, recipe_of(recipe), out)
+    if tuned is not None:
+        from hilum.judgement.fusion import head
+
+        head.adopt(dataset, vectors, tuned, out, recipe_of(recipe).probe)
     for name, value in found.metrics.items():
         click.echo(f"{name:<48} {value:8.3f}")
 

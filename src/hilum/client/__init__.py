@@ -19,6 +19,7 @@ ClientError
 
 from hilum.client.answers import Abstention as Abstention
 from hilum.client.answers import Case as Case
+from hilum.client.answers import Covariates as Covariates
 from hilum.client.answers import Embedding as Embedding
 from hilum.client.answers import Interval as Interval
 from hilum.client.answers import Prediction as Prediction

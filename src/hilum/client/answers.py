@@ -38,6 +38,29 @@ class Abstention:
 
 
 @dataclass(frozen=True)
+class Covariates:
+    """Vital signs and the like on which an answer rests.
+
+    Attributes:
+        used: Values by name.
+        missing: Names of those that were not sent.
+        unusual: Names of those whose values few training images had.
+        words: The same in sentences.
+    """
+
+    used: Mapping[str, float]
+    missing: tuple[str, ...]
+    unusual: tuple[str, ...]
+    words: str
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> "Covariates":
+        """From JSON."""
+        used = {name: float(value) for name, value in said["used"].items()}
+        return cls(used, tuple(said["missing"]), tuple(said["unusual"]), said["words"])
+
+
+@dataclass(frozen=True)
 class Case:
     """A training case near to the image, by opaque id."""
 
@@ -86,6 +109,7 @@ class Prediction:
         sensitivity: At the threshold, on held-out images.
         specificity: Of the same.
         meaning: What the probability means, in sentences.
+        covariates: What the answer rests on beside the image; None where the head takes the image alone, or abstains.
         nearest: Training cases near to it, where they were asked for.
         saliency: What moved the answer, PNG, where it was asked for.
         seen: The image as the model saw it, PNG, where it was asked for.
@@ -107,6 +131,7 @@ class Prediction:
     sensitivity: Interval
     specificity: Interval
     meaning: str
+    covariates: Covariates | None
     nearest: tuple[Case, ...]
     saliency: bytes | None
     seen: bytes | None
@@ -136,6 +161,7 @@ class Prediction:
                 sensitivity=Interval.of(point["sensitivity"]),
                 specificity=Interval.of(point["specificity"]),
                 meaning=said["meaning"],
+                covariates=Covariates.of(said["covariates"]) if said.get("covariates") else None,
                 nearest=tuple(Case(one["case"], one["distance"], one["label"]) for one in said.get("nearest") or ()),
                 saliency=_png((said.get("saliency") or {}).get("png")),
                 seen=_png(said.get("seen")),

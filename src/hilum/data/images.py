@@ -80,7 +80,7 @@ def decode(content: bytes) -> Decoded:
             any pixel is decoded) or `refused` (several frames; a DICOM of a modality that hilum does not serve).
     """
     if not content:
-        raise ImageError("the image is empty; a PNG, JPEG or DICOM file was expected", "empty")
+        raise ImageError("the image is empty; a PNG, JPEG, DICOM or NIfTI file was expected", "empty")
     if content.startswith((_PNG, _JPEG)):
         with warnings.catch_warnings():  # Pillow's, of damaged EXIF and the like; what matters is an error below
             warnings.simplefilter("ignore")

@@ -11,13 +11,14 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Final
 
 from hilum.data.images import is_dicom
+from hilum.delivery import measurements
 from hilum.delivery.answering.bodies import ABSTAINED
 from hilum.delivery.desk import Answer, Desk, Request, numbers
 from hilum.delivery.engines import DEFAULT
@@ -54,6 +55,7 @@ COLUMNS: Final[dict[str, str]] = {
     "gate": "string",
     "override": "string",
     "mitigation": "string",
+    "covariates": "string",
 }
 _ENDED: Final = "the process that read this file ended; the file is damaged in a way that its decoder does not survive"
 
@@ -65,13 +67,15 @@ def predict(
     *,
     engine: str = DEFAULT,
     workers: int | None = None,
+    covariates: Path | None = None,
 ) -> int:
     """Answer for image files by one release, and write a Parquet file, or JSON lines to standard output.
 
     Each file gets one row, in order: `number` (from 0, in the order given), `file`, `error` (empty where it was
     answered), the `embedding` (of a NIfTI volume those of its `planes`, one after the other), and with a head the
-    probability, its interval, the decision, or why there is none; then who answered (COLUMNS has all). The file names
-    are the caller's own and stay with the caller; nothing else of hilum writes any.
+    probability, its interval, the decision, or why there is none; then who answered, and the names of the covariates
+    that were used (COLUMNS has all). The file names are the caller's own and stay with the caller; nothing else of
+    hilum writes any.
 
     Args:
         release: The release folder.
@@ -79,15 +83,17 @@ def predict(
         out: A Parquet file; standard output where None.
         engine: That runs the graph.
         workers: Processes; the usable cores where None.
+        covariates: A table (CSV or Parquet) with a column `file`, the files' names or paths as they are given here, and
+            a column per covariate of the head, blank where unknown; what a file has no row for is unknown.
 
     Returns:
         How many files were refused.
 
     Raises:
         ReleaseError: The release does not load.
-        UsageError: `out` has parts of another job beside it.
+        UsageError: `out` has parts of another job beside it, or the table of covariates does not fit.
     """
-    job = _Job(release, engine)
+    job = _Job(release, engine, measurements.read(covariates, files) if covariates is not None else None)
     desk = job.desk()
     if out is None:
         refused = 0
@@ -105,8 +111,10 @@ def predict(
 class _Job:
     """A release and an engine, in any process."""
 
-    def __init__(self, release: Path, engine: str) -> None:
-        self.release, self.engine = release, engine
+    def __init__(
+        self, release: Path, engine: str, covariates: Mapping[str, Mapping[str, float | None]] | None = None
+    ) -> None:
+        self.release, self.engine, self.covariates = release, engine, covariates or {}
 
     def desk(self) -> Desk:
         """The desk of the label where there is a head: the embedding comes along."""
@@ -139,7 +147,8 @@ class _Job:
                 found[place] = ImageError(f"the file cannot be read: {error.strerror or type(error).__name__}", "empty")
             else:
                 # Who names a release for a file declares its modality; a DICOM file says its own.
-                requests[place] = Request(content, None if is_dicom(content) else modality)
+                declared = None if is_dicom(content) else modality
+                requests[place] = Request(content, declared, covariates=self.covariates.get(str(path)))
         for place, answer in zip(requests, desk.answer(list(requests.values())), strict=True):
             found[place] = answer
         return [
@@ -173,6 +182,8 @@ def _claim(parts: Path, release: Release, job: _Job, files: Sequence[Path]) -> N
     """Make the folder of parts this job's, or see that it is."""
     listed = [[str(path.absolute()), *_stamp(path)] for path in files]
     said = {"dossier": release.dossier_id, "engine": job.engine, "part": PART, "files": digest_json(listed)}
+    if job.covariates:
+        said["covariates"] = digest_json({name: dict(values) for name, values in job.covariates.items()})
     path = parts / JOB
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != said:
         raise UsageError(
@@ -315,4 +326,5 @@ def _said(answer: Answer | ImageError) -> dict[str, Any]:
         "at_or_above_threshold": body["probability"] >= body["threshold"] if decided else None,
         "abstention": why.get("reason", ""),
         "abstention_words": why.get("words", ""),
+        "covariates": ", ".join((body.get("covariates") or {}).get("used", ())),
     }

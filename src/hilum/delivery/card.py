@@ -93,6 +93,42 @@ class Mitigated(Part):
         return " by ".join(part.replace("_", " ") for part in (self.method, self.attribute))
 
 
+class CovariateCard(Part):
+    """A vital sign or laboratory value that a head takes beside the image."""
+
+    name: str = Field(description="Ends in its unit.")
+    unit: str = Field("", description="For people; empty where the name tells none.")
+    low: float = Field(description="Plausible from here ...")
+    high: float = Field(description="... to here; other values are refused.")
+    usual_low: float = Field(description="Of the training images that had it, 98% lay from here ...")
+    usual_high: float = Field(description="... to here; an answer from others says so.")
+    median: float
+    missing: float = Field(ge=0, le=1, description="Share of the training images that lacked it.")
+
+
+class FusionCard(Part):
+    """How a head joins covariates to the embedding, and what it is worth without any of them."""
+
+    kind: Literal["concatenation", "gated"]
+    covariates: tuple[CovariateCard, ...] = Field(min_length=1, description="In the order of the graph's input.")
+    auroc: Measured = Field(description="Of the same held-out images, all covariates taken away; so is what follows.")
+    sensitivity: Measured
+    specificity: Measured
+    brier: Measured
+    expected_calibration_error: Measured
+    reliability: tuple[ReliabilityBin, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the covariates."""
+        return tuple(one.name for one in self.covariates)
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether the head ranks images without any covariate better than chance, so that it may answer for one."""
+        return self.auroc.low is not None and self.auroc.low > 0.5
+
+
 class HeadCard(Part):
     """The classifier on the embedding."""
 
@@ -107,7 +143,24 @@ class HeadCard(Part):
     n_positive: int = Field(description="Positive images that it was fitted on.")
     n_negative: int
     mitigation: Mitigated | None = Field(None, description="None where it was fitted with none.")
+    fusion: FusionCard | None = Field(None, description="None where it takes the embedding alone.")
     caveat: str = ""
+
+    def alone(self) -> "HeadCard":
+        """The card of the same head for an image without any covariate: its figures are those without them."""
+        if self.fusion is None:
+            return self
+        fusion = self.fusion
+        point = {"sensitivity": fusion.sensitivity, "specificity": fusion.specificity}
+        sure = {"brier": fusion.brier, "expected_calibration_error": fusion.expected_calibration_error}
+        return self.model_copy(
+            update={
+                "auroc": fusion.auroc,
+                "operating_point": self.operating_point.model_copy(update=point),
+                "calibration": self.calibration.model_copy(update=sure),
+                "reliability": fusion.reliability,
+            }
+        )
 
 
 class LimitsCard(Part):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hilum.data.images import Decoded, decode
 from hilum.data.nifti import is_nifti
-from hilum.delivery.answering import bodies, saliency, volume
+from hilum.delivery.answering import bodies, covariates, saliency, volume
 from hilum.delivery.answering.bodies import Abstention
 from hilum.delivery.answering.neighbours import MAX_ASKED
 from hilum.delivery.answering.routing import Refusal, Router
@@ -82,6 +82,7 @@ class _Waiting:
     release: Release
     known_by: str
     image_SS: NDArray[np.uint8]
+    covariates_C: NDArray[np.float32] | None
 
 
 class Desk:
@@ -144,15 +145,18 @@ class Desk:
                     continue
                 decoded = decode(request.content) if request.pixels is None else Decoded(request.pixels, None, None)
                 release, known_by, image_SS = self._router.route(decoded, request.modality)
+                covariates_C = covariates.taken(release.card, request.covariates)
             except Abstention as why:
                 answers[number] = self._abstained(request, decoded, why)
             except ImageError as refused:
                 answers[number] = refused
             else:
-                one = _Waiting(number, request, release, known_by, image_SS)
+                one = _Waiting(number, request, release, known_by, image_SS, covariates_C)
                 waiting.setdefault(release.card.modality, []).append(one)
         for modality, group in waiting.items():
-            result = self._predictors[modality].run(np.stack([one.image_SS for one in group]))
+            measured = [one.covariates_C for one in group if one.covariates_C is not None]  # of all, or of none
+            images_BSS = np.stack([one.image_SS for one in group])
+            result = self._predictors[modality].run(images_BSS, np.stack(measured) if measured else None)
             for row, one in enumerate(group):
                 answers[one.number] = self._answer(one, result, row)
         return [answer for answer in answers if answer is not None]
@@ -166,8 +170,8 @@ class Desk:
 
     def _check(self, request: Request) -> None:
         """Refuse what is asked beside the answer, where it cannot be had; it is never passed over."""
-        if request.covariates:
-            raise Refusal("covariates were sent, but no head here uses any", "leave them out")
+        if request.covariates and self.question == EMBEDDINGS:
+            raise Refusal("covariates were sent, and an embedding is the image's alone", "leave them out")
         if request.neighbours > MAX_ASKED:
             raise Refusal(f"{request.neighbours} neighbours were asked for", f"ask for {MAX_ASKED} at most")
         if request.saliency and self.question == EMBEDDINGS:
@@ -195,14 +199,15 @@ class Desk:
                 )
                 values = np.full(1, np.nan, dtype=np.float32)
             else:
-                said = bodies.prediction(card.head, float(str(result.probability_B[row])))
+                said = _predicted(card.head, float(str(result.probability_B[row])), request)
                 values = result.probability_B[row : row + 1]
             body |= said | {"out_of_distribution": unlike}
         if request.neighbours:
             cases = release.cases.nearest(z_D, request.neighbours) if release.cases is not None else []
             body["nearest"] = bodies.nearest(card.modality, cases)
         if request.saliency:
-            body["saliency"] = saliency.explain(partial(_probabilities, predictor), one.image_SS).body()
+            asked = partial(_probabilities, predictor, one.covariates_C)
+            body["saliency"] = saliency.explain(asked, one.image_SS).body()
         if request.seen:
             body["seen"] = bodies.png(one.image_SS)
         return Answer(body | bodies.closing(card), values, z_D)
@@ -242,7 +247,19 @@ def numbers(values: NDArray[np.float32]) -> list[float]:
     return [float(str(value)) for value in values]
 
 
-def _probabilities(predictor: Predictor, images_BSS: NDArray[np.uint8]) -> NDArray[np.float32]:
-    found = predictor.run(images_BSS).probability_B
+def _predicted(head: HeadCard, probability: float, request: Request) -> dict[str, Any]:
+    """A prediction, and of a head that fuses covariates what it rests on; its figures are of that case."""
+    if head.fusion is None:
+        return bodies.prediction(head, probability)
+    told = covariates.body(head.fusion, request.covariates)
+    said = bodies.prediction(head if told["used"] else head.alone(), probability)
+    return {**said, "meaning": f"{said['meaning']} {told['words']}", "covariates": told}
+
+
+def _probabilities(
+    predictor: Predictor, covariates_C: NDArray[np.float32] | None, images_BSS: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    same = None if covariates_C is None else np.tile(covariates_C, (len(images_BSS), 1))
+    found = predictor.run(images_BSS, same).probability_B
     assert found is not None, "a saliency map is asked of a release with a head"
     return found

@@ -118,6 +118,12 @@ class Predictor:
             raise ReleaseError(
                 f"the graph of {release.card.name} gives {list(self._engine.outputs)}, but its card promises {wanted}"
             )
+        fusion = release.card.head.fusion if release.card.head is not None else None
+        if self._engine.n_covariates != (n_named := len(fusion.names) if fusion is not None else 0):
+            raise ReleaseError(
+                f"the graph of {release.card.name} takes {self._engine.n_covariates} covariates, but its card names "
+                f"{n_named}"
+            )
         self._prove()
 
     @classmethod
@@ -134,9 +140,13 @@ class Predictor:
         """What computes, as answers say it."""
         return {"name": self._allowed.name, "precision": self._allowed.precision}
 
-    def run(self, images_BSS: NDArray[np.uint8]) -> Result:
-        """Answer preprocessed images: uint8, (B, S, S)."""
-        return infer(self._engine, images_BSS)
+    def run(self, images_BSS: NDArray[np.uint8], covariates_BC: NDArray[np.float32] | None = None) -> Result:
+        """Answer preprocessed images: uint8, (B, S, S).
+
+        Where the head fuses covariates, they go along in their own units, in the order of the card, float32 (B, C) and
+        NaN where missing; None stands for all missing. Only plausible ones: the graph looks at no range.
+        """
+        return infer(self._engine, images_BSS, covariates_BC)
 
     def _prove(self) -> None:
         """Open what answers need, answer the golden images by the whole way from their bytes, and compare."""
@@ -144,12 +154,18 @@ class Predictor:
         card, folder = self.release.card, self.release.path / GOLDEN
         with np.load(folder / EXPECTED, allow_pickle=False) as expected:
             z_BD, probability_B = expected["z_BD"], expected["probability_B"]
-        result = self.run(prepare_golden([path.read_bytes() for path in golden_images(folder)], card.preprocessing))
+            fused = [expected["covariates_BC"], expected["fused_B"]] if self._engine.n_covariates else []
+        images_BSS = prepare_golden([path.read_bytes() for path in golden_images(folder)], card.preprocessing)
+        result = self.run(images_BSS)
         if result.z_BD.shape != z_BD.shape:
             raise ReleaseError(f"{card.name} answers its golden images with {result.z_BD.shape}, not {z_BD.shape}")
         self._near(result.z_BD, z_BD, self._allowed.golden_tolerance, "embedding")
         if result.probability_B is not None:
             self._near(result.probability_B, probability_B, self._allowed.golden_probability_tolerance, "probability")
+        if fused:
+            found = self.run(images_BSS, fused[0]).probability_B
+            assert found is not None, "a graph that takes covariates gives probabilities"
+            self._near(found, fused[1], self._allowed.golden_probability_tolerance, "probability with covariates")
 
     def _near(self, found: NDArray[np.float32], expected: NDArray[np.float32], allowed: float, what: str) -> None:
         apart = float(np.abs(found - expected).max())
@@ -161,10 +177,13 @@ class Predictor:
             )
 
 
-def infer(engine: Engine, images_BSS: NDArray[np.uint8]) -> Result:
-    """Run the graph on preprocessed images, BATCH at a time: uint8, (B, S, S)."""
+def infer(engine: Engine, images_BSS: NDArray[np.uint8], covariates_BC: NDArray[np.float32] | None = None) -> Result:
+    """Run the graph on preprocessed images, BATCH at a time: uint8, (B, S, S); covariates as `Predictor.run` has it."""
     pieces = [
-        engine.run(images_BSS[start : start + BATCH, None].astype(np.float32) / np.float32(255))
+        engine.run(
+            images_BSS[start : start + BATCH, None].astype(np.float32) / np.float32(255),
+            None if covariates_BC is None else covariates_BC[start : start + BATCH],
+        )
         for start in range(0, len(images_BSS), BATCH)
     ]
     z_BD = np.concatenate([piece[0] for piece in pieces])

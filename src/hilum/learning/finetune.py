@@ -2,6 +2,7 @@
 
 A fine-tuning is a folder:
 
+fusion.npz            the weights of the fusion alone, as arrays under torch's names: for the floors without torch
 weights.pt            the embedder and the fusion (hilum.learning.finetuning.fusion.FineTuned) of the best epoch on val
 card.json             what it is, each trial with its val score, the chosen one; written last: then it is finished
 recipe.json           the recipe's `finetune` section with this mode and fusion
@@ -22,6 +23,7 @@ import logging
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,7 @@ from hilum.recipe.finetune import Finetune, Fusion, Mode
 
 PREDICTIONS: Final = "predictions.parquet"
 VALIDATION: Final = "validation.parquet"
+ARRAYS: Final = "fusion.npz"
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +155,7 @@ def run(
     checkpoint.write(
         out / embedding.WEIGHTS, {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     ).replace(out / embedding.WEIGHTS)
+    _write_arrays(model.fusion, out / ARRAYS)
     write_json(out / embedding.RECIPE, asked.model_dump(mode="json"))
     chosen = max((trial for trial in trials if trial["score"]), key=lambda trial: tuple(trial["score"]))
     card = {
@@ -226,4 +230,11 @@ def _features(embedder: nn.Module, films: Films, cases: Cases, where: torch.devi
 def _write(table: pd.DataFrame, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     parquet.write(table, partial)
+    partial.replace(path)
+
+
+def _write_arrays(fusion: nn.Module, path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **{name: value.cpu().numpy() for name, value in fusion.state_dict().items()})
     partial.replace(path)

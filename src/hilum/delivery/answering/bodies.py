@@ -165,7 +165,7 @@ def _meaning(head: HeadCard, probability: float, found: ReliabilityBin | None) -
     if head.mitigation is not None:
         sentences.append(f"The head was fitted with a mitigation: {head.mitigation}.")
     if head.caveat:
-        sentences.append(head.caveat)
+        sentences.append(f"{head.caveat[0].upper()}{head.caveat[1:].rstrip('.')}.")
     return " ".join(sentences)
 
 

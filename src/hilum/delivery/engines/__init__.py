@@ -37,8 +37,15 @@ class Engine(Protocol):
     def library(self) -> str:
         """Name and version of what computes."""
 
-    def run(self, x_BCHW: NDArray[Any]) -> Sequence[NDArray[Any]]:
-        """Outputs of the graph for images, float32 in [0, 1], (B, 1, S, S)."""
+    @property
+    def n_covariates(self) -> int:
+        """How many covariates its graph takes beside an image; 0 where none."""
+
+    def run(self, x_BCHW: NDArray[Any], covariates_BC: NDArray[Any] | None = None) -> Sequence[NDArray[Any]]:
+        """Outputs of the graph for images, float32 in [0, 1], (B, 1, S, S).
+
+        Covariates are float32 in their own units, (B, C), NaN where missing; None stands for all missing.
+        """
 
 
 def open_engine(name: str, release: Path, threads: int = 1) -> Engine:

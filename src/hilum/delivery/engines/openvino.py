@@ -25,7 +25,10 @@ class Compiled:
     Attributes:
         outputs: Names of what it gives.
         library: Name and version.
+        n_covariates: None are taken: a head that fuses them answers by its reproducible engine alone.
     """
+
+    n_covariates = 0
 
     def __init__(self, model: Path, threads: int = 1) -> None:
         """Compile a graph.
@@ -84,7 +87,11 @@ class Compiled:
             found.setdefault(kind, set()).add(precision)
         return found
 
-    def run(self, x_BCHW: NDArray[Any]) -> list[NDArray[Any]]:
+    def run(
+        self,
+        x_BCHW: NDArray[Any],
+        covariates_BC: NDArray[Any] | None = None,  # noqa: ARG002  n_covariates says that none are taken
+    ) -> list[NDArray[Any]]:
         """Outputs of the graph for images, float32 in [0, 1], (B, 1, S, S)."""
         self._request.infer({"image": np.ascontiguousarray(x_BCHW)}, share_inputs=True)
         # Copies: the request writes the next answer into the same memory.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -14,6 +15,7 @@ class Session:
 
     Attributes:
         outputs: Names of what it gives.
+        n_covariates: How many covariates it takes beside an image.
         library: Name and version.
     """
 
@@ -48,9 +50,15 @@ class Session:
         if (got := self._session.get_providers()[0]) != wanted:
             raise UsageError(f"ONNX Runtime runs {model.name} with {got}, but {wanted} was asked for")
         self.outputs = [output.name for output in self._session.get_outputs()]
+        taken = {one.name: one.shape for one in self._session.get_inputs()}
+        self.n_covariates = int(taken["covariates"][1]) if "covariates" in taken else 0
         self.library = f"onnxruntime {onnxruntime.__version__}"
 
-    def run(self, x_BCHW: NDArray[Any]) -> list[NDArray[Any]]:
-        """Outputs of the graph for images, float32 in [0, 1], (B, 1, S, S)."""
-        found: list[NDArray[Any]] = self._session.run(None, {"image": x_BCHW})
+    def run(self, x_BCHW: NDArray[Any], covariates_BC: NDArray[Any] | None = None) -> list[NDArray[Any]]:
+        """Outputs of the graph for images, float32 in [0, 1], (B, 1, S, S); see Engine."""
+        fed = {"image": x_BCHW}
+        if self.n_covariates:
+            missing = np.full((len(x_BCHW), self.n_covariates), np.nan, dtype=np.float32)
+            fed["covariates"] = missing if covariates_BC is None else covariates_BC
+        found: list[NDArray[Any]] = self._session.run(None, fed)
         return found

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hilum.delivery.answering.neighbours import MAX_ASKED
 from hilum.delivery.desk import Request
 from hilum.delivery.fronts import forms
 from hilum.delivery.fronts.refusals import CallError
@@ -175,7 +176,9 @@ def _number(value: Any) -> int:
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise CallError("bad_request", "neighbours is not a whole number", "ask for 1 to 20 of them, or for none")
+        raise CallError("bad_request", "neighbours is not a whole number", f"ask for 1 to {MAX_ASKED}, or for none")
+    if value > MAX_ASKED:
+        raise CallError("bad_request", f"{value} neighbours were asked for", f"ask for {MAX_ASKED} at most")
     return value
 
 

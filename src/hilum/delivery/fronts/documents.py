@@ -6,7 +6,9 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 
-from hilum.delivery.fronts import asgi, inference_protocol, wire
+from hilum.delivery.answering.covariates import ending_of
+from hilum.delivery.card import EMBEDDINGS
+from hilum.delivery.fronts import asgi, inference_protocol, openapi, wire
 from hilum.delivery.fronts.asgi import House
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
@@ -17,7 +19,7 @@ PAGE: Final = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
 }
-OPEN: Final = ("/about.json", "/v2/health/live", "/v2/health/ready")  # to callers without a token
+OPEN: Final = ("/about.json", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # to callers without a token
 
 
 def application(house: House) -> Starlette:
@@ -36,6 +38,7 @@ def _about(house: House) -> dict[str, Any]:
     return {
         "models": list(house.questions),
         "token_needed": house.keys is not None,
+        "covariates": {question: _covariates(house, question) for question in house.questions},
         "intended_use": list(dict.fromkeys(release.card.intended_use for release in house.releases)),
         "releases": [
             {
@@ -49,6 +52,19 @@ def _about(house: House) -> dict[str, Any]:
             for release in house.releases
         ],
     }
+
+
+def _covariates(house: House, question: str) -> list[dict[str, Any]]:
+    """What the heads that answer a question take beside the image, by name."""
+    heads = [release.card.head for release in house.releases if question != EMBEDDINGS and release.answers(question)]
+    found = {one.name: one for head in heads if head is not None and head.fusion for one in head.fusion.covariates}
+    return [
+        {
+            **one.model_dump(include={"name", "unit", "low", "high", "usual_low", "usual_high"}),
+            "ending": ending_of(one.name),
+        }
+        for one in found.values()
+    ]
 
 
 def _live(_: House) -> dict[str, bool]:
@@ -82,6 +98,7 @@ def _model(house: House, model: str) -> dict[str, Any] | Reply:
 
 DOCUMENTS: Final[dict[str, Callable[..., Any]]] = {
     "/about.json": _about,
+    "/openapi.json": openapi.document,
     "/v2": _server,
     "/v2/models/{model}": _model,
     "/v2/health/live": _live,

@@ -13,7 +13,7 @@ NaN in the binary form. A call is answered whole or refused whole: the protocol 
 What goes with every answer stands in `parameters`: version, dossier, engine, gate, threshold, intended use.
 
 The same call over gRPC is a message of protobuf (fronts.grpc); it is turned into what the JSON says, and answered by
-the same rules. A worker knows it by a header, which the front sets and which it hands on from no HTTP call.
+the same rules. A worker knows it by a header that the front sets; its name has a blank, so that no HTTP call has it.
 """
 
 import json
@@ -36,7 +36,7 @@ from hilum.delivery.predictor import Release
 from hilum.errors import ImageError
 
 HEADER_LENGTH: Final = "inference-header-content-length"
-PROTOBUF: Final = "x-protobuf"  # a call with this header is a message of gRPC, and so is its answer
+PROTOBUF: Final = "grpc message"  # a call with this header is a message of gRPC, and so is its answer
 Values = NDArray[np.float32] | list[str]
 
 

@@ -20,6 +20,7 @@ from hilum.delivery.releasing import quantise
 from hilum.delivery.releasing.sources import Sources
 from hilum.errors import HilumError
 from hilum.judgement import stats
+from hilum.judgement.fusion.head import FusedHead
 from hilum.judgement.probing.head import MIN_PATIENTS, Head
 from hilum.progress import track
 from hilum.recipe import EngineTolerance
@@ -31,7 +32,7 @@ MARGIN: Final = 3.0  # golden answers may differ by this many times what was mea
 
 
 def tried(
-    sources: Sources, head: Head | None, release: Path, golden_GSS: NDArray[np.uint8], threads: int
+    sources: Sources, head: Head | FusedHead | None, release: Path, golden_GSS: NDArray[np.uint8], threads: int
 ) -> tuple[EngineCard, ...]:
     """Try the engines that the recipe names.
 
@@ -45,6 +46,11 @@ def tried(
     names = [name for name in dict.fromkeys(sources.recipe.engines) if name != DEFAULT]
     if not names:
         return ()
+    if isinstance(head, FusedHead):
+        # Their tolerances are set by decisions on images; how decisions fare with covariates was never measured.
+        why = f"the head fuses covariates with the image, and only {DEFAULT} answers with such a head"
+        none = {"golden_tolerance": 0.0, "golden_probability_tolerance": 0.0}
+        return tuple(EngineCard(name=name, precision=PRECISION[name], allowed=False, why=why, **none) for name in names)
     rows = _rows(sources)
     images_NSS = np.ascontiguousarray(sources.dataset.images[rows])
     reference = Session(release / FP32_MODEL, threads)

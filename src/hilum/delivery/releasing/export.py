@@ -26,6 +26,7 @@ from hilum import __version__
 from hilum.data.layouts import phantom
 from hilum.data.store import write_json
 from hilum.delivery import dossier, limits
+from hilum.delivery.answering.covariates import unit_of
 from hilum.delivery.card import (
     CARD,
     EMBEDDINGS,
@@ -35,7 +36,9 @@ from hilum.delivery.card import (
     MODEL,
     Calibration,
     CasesCard,
+    CovariateCard,
     EngineCard,
+    FusionCard,
     HeadCard,
     LimitsCard,
     Measured,
@@ -50,11 +53,12 @@ from hilum.delivery.cards import writing
 from hilum.delivery.engines.runtime import Session
 from hilum.delivery.machine import usable_cores
 from hilum.delivery.predictor import EXPECTED, Predictor, infer, prepare_golden
-from hilum.delivery.releasing import cases, engines, graph
+from hilum.delivery.releasing import cases, engines, fusing, graph
 from hilum.delivery.releasing.archive import archive
 from hilum.delivery.releasing.sources import Judged, Sources
 from hilum.errors import ReleaseError, UsageError
 from hilum.judgement import stats
+from hilum.judgement.fusion.head import FusedHead
 from hilum.judgement.probing.head import Head
 from hilum.learning import embedding
 from hilum.progress import bar
@@ -149,7 +153,15 @@ def export(
         }
         graph.write(module, sources.facts["size"], head, metadata, partial / MODEL)
         shown.update()
-        parity = graph.check_parity(partial / MODEL, module, head, _parity_images(sources), recipe.parity_tolerance)
+        rows = _parity_rows(sources)
+        parity = graph.check_parity(
+            partial / MODEL,
+            module,
+            head,
+            np.ascontiguousarray(sources.dataset.images[rows]),
+            recipe.parity_tolerance,
+            fusing.covariates(head, sources.dataset.manifest.iloc[rows]) if isinstance(head, FusedHead) else None,
+        )
         shown.update()
         kept = cases.write(sources, partial, usable_cores())
         golden_GSS = prepare_golden(
@@ -158,7 +170,7 @@ def export(
         others = engines.tried(sources, head, partial, golden_GSS, usable_cores())
         card = _card(sources, head, why_none, parity, _write_limits(sources, partial), kept, others)
         write_json(partial / CARD, card.model_dump(mode="json"))
-        _write_golden(partial, card)
+        _write_golden(partial, card, head)
         shown.update()
         (partial / EVIDENCE).mkdir()
         for name, content in sources.evidence.items():
@@ -194,7 +206,7 @@ def _is_made(out: Path, sources: Sources) -> bool:
 
 def _card(
     sources: Sources,
-    head: Head | None,
+    head: Head | FusedHead | None,
     why_none: str,
     parity: Parity,
     limited: LimitsCard | None,
@@ -235,35 +247,57 @@ def _card(
     )
 
 
-def _head_card(head: Head) -> HeadCard:
+def _head_card(head: Head | FusedHead) -> HeadCard:
     said, test = head.facts, head.facts["test"]
     return HeadCard(
         label=head.label,
         auroc=_measured(test["auroc"]),
         operating_point=OperatingPoint(
             threshold=head.threshold,
-            rule=f"chosen out of fold on train and val by the {said['threshold_rule']}",
+            rule=f"chosen {said.get('threshold_chosen_on', 'out of fold on train and val')} by the "
+            f"{said['threshold_rule']}",
             sensitivity=_measured(test["sensitivity"]),
             specificity=_measured(test["specificity"]),
         ),
         calibration=Calibration(
-            method="Platt, on out-of-fold scores of train and val",
+            method=f"Platt, on {said.get('calibrated_on', 'out-of-fold scores of train and val')}",
             brier=_measured(test["brier"]),
-            expected_calibration_error=Measured(
-                value=test["ece"], low=None, high=None, n=test["n"], note=f"bins of equal mass: {test['ece_bins']}"
-            ),
+            expected_calibration_error=_calibration_error(test),
         ),
-        reliability=tuple(
-            ReliabilityBin(
-                low=one["low"], high=one["high"], n_positive=one["n_positive"], observed=_measured(one["observed"])
-            )
-            for one in test.get("reliability", ())
-        ),
+        reliability=_reliability(test),
         prevalence=_measured(test["prevalence"]) if "prevalence" in test else None,
         n_positive=said["train"]["n_positive"],
         n_negative=said["train"]["n"] - said["train"]["n_positive"],
         mitigation=Mitigated.of(said),
+        fusion=_fusion_card(said["fusion"]) if isinstance(head, FusedHead) else None,
         caveat="; ".join(said["caveats"]),
+    )
+
+
+def _fusion_card(said: Mapping[str, Any]) -> FusionCard:
+    without = said["without"]
+    return FusionCard(
+        kind=said["kind"],
+        covariates=tuple(CovariateCard(**one, unit=unit_of(one["name"])) for one in said["covariates"]),
+        auroc=_measured(without["auroc"]),
+        sensitivity=_measured(without["sensitivity"]),
+        specificity=_measured(without["specificity"]),
+        brier=_measured(without["brier"]),
+        expected_calibration_error=_calibration_error(without),
+        reliability=_reliability(without),
+    )
+
+
+def _calibration_error(test: Mapping[str, Any]) -> Measured:
+    return Measured(value=test["ece"], low=None, high=None, n=test["n"], note=f"bins of equal mass: {test['ece_bins']}")
+
+
+def _reliability(test: Mapping[str, Any]) -> tuple[ReliabilityBin, ...]:
+    return tuple(
+        ReliabilityBin(
+            low=one["low"], high=one["high"], n_positive=one["n_positive"], observed=_measured(one["observed"])
+        )
+        for one in test.get("reliability", ())
     )
 
 
@@ -271,13 +305,13 @@ def _measured(interval: Mapping[str, Any]) -> Measured:
     return Measured(**{key: interval[key] for key in ("value", "low", "high", "n")}, note=interval.get("note", ""))
 
 
-def _parity_images(sources: Sources) -> NDArray[np.uint8]:
-    """Up to N_PARITY images of val and test, evenly spread; of train where there are none."""
+def _parity_rows(sources: Sources) -> NDArray[np.int64]:
+    """Rows of up to N_PARITY images of val and test, evenly spread; of train where there are none."""
     modality = sources.facts["modality"]
     rows = sources.dataset.rows(modality, ("val", "test"))
     rows = rows if len(rows) else sources.dataset.rows(modality)
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), N_PARITY)).astype(int))]
-    return np.ascontiguousarray(sources.dataset.images[chosen])
+    chosen: NDArray[np.int64] = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), N_PARITY)).astype(int))]
+    return chosen
 
 
 def _write_limits(sources: Sources, release: Path) -> LimitsCard | None:
@@ -301,11 +335,20 @@ def _write_limits(sources: Sources, release: Path) -> LimitsCard | None:
     )
 
 
-def _write_golden(release: Path, card: ReleaseCard) -> None:
+def _write_golden(release: Path, card: ReleaseCard, head: Head | FusedHead | None) -> None:
     """Drawn images, and what the graph answers to them here and now."""
     contents = phantom.golden(card.modality, N_GOLDEN)
     for number, content in enumerate(contents):
         (release / GOLDEN / f"{number:03d}.png").write_bytes(content)
-    result = infer(Session(release / MODEL), prepare_golden(contents, card.preprocessing))
-    probability_B = np.zeros(0, np.float32) if result.probability_B is None else result.probability_B
-    np.savez(release / GOLDEN / EXPECTED, z_BD=result.z_BD, probability_B=probability_B)
+    images_BSS, loaded = prepare_golden(contents, card.preprocessing), Session(release / MODEL)
+    result = infer(loaded, images_BSS)
+    kept: dict[str, Any] = {
+        "z_BD": result.z_BD,
+        "probability_B": np.zeros(0, np.float32) if result.probability_B is None else result.probability_B,
+    }
+    if isinstance(head, FusedHead):
+        kept["covariates_BC"] = fusing.golden(head, len(contents))
+        fused_B = infer(loaded, images_BSS, kept["covariates_BC"]).probability_B
+        assert fused_B is not None, "a graph that takes covariates gives probabilities"
+        kept["fused_B"] = fused_B
+    np.savez(release / GOLDEN / EXPECTED, **kept)

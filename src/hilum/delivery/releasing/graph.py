@@ -1,7 +1,8 @@
 """From a trained encoder and its head to one ONNX graph, and the proof that it computes the same.
 
 The graph takes `image`, float32 (B, 1, S, S) in [0, 1], and gives `embedding`, float32 (B, D), and with a head also
-`probability`, float32 (B,). B is free. Torch is reached through the encoder's module, which hilum.learning makes.
+`probability`, float32 (B,). B is free. A head that fuses covariates adds an input (hilum.delivery.releasing.fusing).
+Torch is reached through the encoder's module, which hilum.learning makes.
 """
 
 import logging
@@ -18,7 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from hilum.delivery.card import Parity
 from hilum.delivery.engines.runtime import Session
 from hilum.delivery.predictor import Result, infer
+from hilum.delivery.releasing import fusing
 from hilum.errors import CheckFailed
+from hilum.judgement.fusion.head import FusedHead
 from hilum.judgement.probing.head import Head
 
 if TYPE_CHECKING:
@@ -29,7 +32,9 @@ MAX_BATCH: Final = 256  # bound of the batch dimension while exporting; ONNX Run
 BATCH_SIZES: Final = (1, 2, 7, 32)  # at which parity is checked: a graph that has frozen a batch size fails here
 
 
-def write(module: "nn.Module", size: int, head: Head | None, metadata: Mapping[str, str], path: Path) -> None:
+def write(
+    module: "nn.Module", size: int, head: Head | FusedHead | None, metadata: Mapping[str, str], path: Path
+) -> None:
     """Export an encoder, fold its head into the graph, and write one file.
 
     Args:
@@ -65,7 +70,9 @@ def write(module: "nn.Module", size: int, head: Head | None, metadata: Mapping[s
         quiet.setLevel(level)
     assert program is not None, "torch.onnx.export(dynamo=True) returns the program"
     model = program.model_proto
-    if head is not None:
+    if isinstance(head, FusedHead):
+        fusing.fold(model.graph, head)
+    elif head is not None:
         _fold(model.graph, head)
     del model.metadata_props[:]  # the exporter's notes name files of this machine
     for node in model.graph.node:
@@ -111,7 +118,12 @@ def _fold(graph: Any, head: Head) -> None:
 
 
 def check_parity(
-    model: Path, module: "nn.Module", head: Head | None, images_NSS: NDArray[np.uint8], tolerance: float
+    model: Path,
+    module: "nn.Module",
+    head: Head | FusedHead | None,
+    images_NSS: NDArray[np.uint8],
+    tolerance: float,
+    covariates_NC: NDArray[np.float64] | None = None,
 ) -> Parity:
     """Compare ONNX Runtime with PyTorch on real images, at several batch sizes.
 
@@ -121,6 +133,7 @@ def check_parity(
         head: The head that it was made of.
         images_NSS: Preprocessed images, uint8, (N, S, S).
         tolerance: Largest absolute difference that is allowed.
+        covariates_NC: Of the images, for a head that fuses them; it is also asked without any, and with some.
 
     Raises:
         CheckFailed: They differ by more.
@@ -131,6 +144,8 @@ def check_parity(
     sizes = tuple(size for size in BATCH_SIZES if size <= len(images_NSS))
     for size in sizes:
         answered = [infer(loaded, images_NSS[start : start + size]) for start in range(0, len(images_NSS), size)]
+        if isinstance(head, FusedHead) and covariates_NC is not None:
+            worst_p = max(worst_p, fusing.apart(loaded, head, images_NSS, covariates_NC, expected.z_BD, size))
         z_ND = np.concatenate([one.z_BD for one in answered])
         worst_z = max(worst_z, _apart(z_ND, expected.z_BD))
         if expected.probability_B is not None:
@@ -159,10 +174,13 @@ def _apart(found: NDArray[Any], expected: NDArray[Any]) -> float:
     return largest if np.isfinite(largest) else float("inf")
 
 
-def _by_torch(module: "nn.Module", head: Head | None, images_NSS: NDArray[np.uint8]) -> Result:
+def _by_torch(module: "nn.Module", head: Head | FusedHead | None, images_NSS: NDArray[np.uint8]) -> Result:
     import torch
 
     with torch.inference_mode():
         x_NCHW = torch.from_numpy(np.array(images_NSS))[:, None].float() / 255
         z_ND = module(x_NCHW).numpy()
+    if isinstance(head, FusedHead):
+        probability_N = head.predict(z_ND, np.full((len(z_ND), len(head.clinical.names)), np.nan))
+        return Result(z_ND, probability_N.astype(np.float32))
     return Result(z_ND, None if head is None else head.predict(z_ND).astype(np.float32))

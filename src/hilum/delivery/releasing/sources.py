@@ -16,6 +16,8 @@ from hilum.delivery.cards import cohort
 from hilum.delivery.dossier import MITIGATION
 from hilum.errors import DatasetError, UsageError
 from hilum.identity import Run, code_revision, digest_bytes, digest_file
+from hilum.judgement.fusion import head as fused
+from hilum.judgement.fusion.head import FusedHead
 from hilum.judgement.gate import verdict as verdicts
 from hilum.judgement.gate.criteria import NOT_ASKED
 from hilum.judgement.gate.evidence import AUDIT, SHORTCUTS
@@ -148,7 +150,7 @@ class Sources:
             **self.gate.facts(),
         }
 
-    def head(self) -> tuple[Head | None, str]:
+    def head(self) -> tuple[Head | FusedHead | None, str]:
         """The head and no reason, or no head and the reason why."""
         if self.judged.scores is None:
             return None, "it was exported without a head"
@@ -160,10 +162,11 @@ class Sources:
             raise DatasetError(f"the head belongs to {made_of[1]} {made_of[0]} or other data, not to this encoder run")
         if not said["answered"]:
             return None, str(said["why"])
-        head = Head.load(self.judged.scores)
-        if head.weight.shape != (self.facts["dim"],):
+        head = fused.load(self.judged.scores)
+        width = head.dim if isinstance(head, FusedHead) else len(head.weight)
+        if width != self.facts["dim"]:
             raise DatasetError(
-                f"the head has {len(head.weight)} weights, but the encoder {self.facts['dim']} dimensions; probe again"
+                f"the head has {width} weights, but the encoder {self.facts['dim']} dimensions; probe again"
             )
         return head, ""
 

@@ -100,6 +100,8 @@ class Head:
         said = facts(folder)
         if not said["answered"]:
             raise CheckFailed(f"the head does not answer for {said['label']}: {said['why']}")
+        if said.get("fusion"):
+            raise CheckFailed("the head fuses covariates with the embedding, and a linear one is asked for here")
         try:
             with np.load(Path(folder) / WEIGHTS, allow_pickle=False) as stored:
                 numbers = {name: float(stored[name]) for name in ("bias", "platt_a", "platt_b", "threshold")}
@@ -179,7 +181,7 @@ def fit(
         "threshold_rule": "Youden index"
         if rule == "youden"
         else f"rule of a sensitivity of at least {min_sensitivity:g}",
-        "train": _counts(y_N, patients_N),
+        "train": counts(y_N, patients_N),
         "out_of_fold": {
             "auroc": interval.facts(),
             "sensitivity": stats.proportion(probability_N[y_N == 1] >= threshold, patients_N[y_N == 1]).facts(),
@@ -281,7 +283,7 @@ def judge(
     else:
         auroc = stats.patient_bootstrap(stats.weighted_auroc, patients_N, replicates, seed, y_N, p_N)
     return {
-        **_counts(y_N, patients_N),
+        **counts(y_N, patients_N),
         "auroc": auroc.facts(),
         "sensitivity": stats.proportion(p_N[positive] >= head.threshold, patients_N[positive]).facts(),
         "specificity": stats.proportion(p_N[~positive] < head.threshold, patients_N[~positive]).facts(),
@@ -366,7 +368,8 @@ def _fits(
     return [found[setting] for setting in settings]
 
 
-def _counts(y_N: NDArray[Any], patients_N: NDArray[Any]) -> dict[str, int]:
+def counts(y_N: NDArray[Any], patients_N: NDArray[Any]) -> dict[str, int]:
+    """Images and patients, and those with the finding."""
     return {
         "n": len(y_N),
         "n_positive": int((y_N == 1).sum()),

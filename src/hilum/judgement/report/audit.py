@@ -26,6 +26,7 @@ from hilum.judgement.fairness import gaps as between
 from hilum.judgement.fairness import groups, regressions
 from hilum.judgement.fairness import pages as fairness_page
 from hilum.judgement.fairness import tables as fairness
+from hilum.judgement.fusion import head as fused
 from hilum.judgement.probing import head, probes
 from hilum.judgement.report import drift, embedding_drift, evidently_page, group_part, parts
 from hilum.judgement.report.evidently_page import Part
@@ -82,9 +83,9 @@ def run(dataset: Path, vectors: Path, head_folder: Path, recipe: Audit, out: Pat
     (out / FACTS).unlink(missing_ok=True)
     read = _regressions(head_folder, table, embedded, opened, recipe)
     if said["answered"]:
-        answering = head.Head.load(head_folder)
+        answering = fused.load(head_folder)
         truth = opened.labels()[recipe.label].to_numpy()[embedded.rows["row"].to_numpy()][is_test]
-        probability = answering.predict(np.asarray(embedded.z_ND)[is_test])
+        probability = fused.predict(answering, np.asarray(embedded.z_ND)[is_test], test)
         found = fairness.judge(truth, probability, answering.threshold, member, test["patient_id"], recipe)
         corrected = between.corrected({"": found.gaps} | {name: one.gaps for name, one in read.items()})
         judged, gaps = found.groups, corrected[""]

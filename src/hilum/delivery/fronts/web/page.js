@@ -6,6 +6,7 @@ const results = [];
 let shown = -1;
 let working = false;
 let models = { embeddings: null };
+let covariates = {}; // by question: what its heads take beside the image
 
 function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
@@ -32,6 +33,7 @@ async function start() {
     return;
   }
   models = about.models;
+  covariates = about.covariates;
   $("locked").hidden = !about.token_needed;
   for (const name of [...about.models].reverse()) {
     $("question").append(make("option", { value: name }, name === "embeddings" ? "embedding" : spoken(name)));
@@ -50,17 +52,39 @@ function wire() {
   }
   for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => drop.classList.remove("over"));
   document.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files); });
+  $("question").addEventListener("change", fields);
+  fields();
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
   $("ask").addEventListener("submit", (event) => event.preventDefault());
   if (!$("locked").hidden) $("token").focus();
 }
 
-const asked = () => ({ question: $("question").value, modality: $("modality").value, saliency: $("saliency").checked });
+const inputs = () => [...$("covariates").querySelectorAll("input")];
+const asked = () => ({ question: $("question").value, modality: $("modality").value, saliency: $("saliency").checked, covariates: measured() });
+
+// The fields of the question's covariates; what was typed in is kept for those of the same name.
+function fields() {
+  const typed = Object.fromEntries(inputs().map((one) => [one.name, one.value]));
+  const known = covariates[$("question").value] ?? [];
+  $("covariates").hidden = !known.length;
+  $("covariates").replaceChildren($("covariates").querySelector("legend"), ...known.map((one) => make("label", {},
+    `${spoken(one.unit ? one.name.slice(0, one.name.length - one.ending.length) : one.name)}${one.unit ? ` (${one.unit})` : ""} `,
+    make("input", { type: "number", name: one.name, step: "any", min: one.low, max: one.high, value: typed[one.name] ?? "", placeholder: "unknown", autocomplete: "off", title: `usual: ${one.usual_low.toPrecision(3)} to ${one.usual_high.toPrecision(3)}; answered from ${one.low} to ${one.high}` }))));
+}
+
+const measured = () => Object.fromEntries(inputs().filter((one) => one.value !== "").map((one) => [one.name, Number(one.value)]));
 
 function take(files) {
+  const wrong = inputs().find((one) => one.validity.badInput);
+  if (files.length && wrong) { // its value would read as unknown
+    $("status").textContent = `${sentence(spoken(wrong.name))} Nothing was sent: what stands there is not a number.`;
+    wrong.focus();
+    return;
+  }
   for (const file of files) {
     results.push({ file, number: results.length + 1, ...asked() });
   }
+  if (files.length) for (const one of inputs()) one.value = ""; // the next image may be of another patient
   if (files.length) { listed(); work(); }
 }
 
@@ -87,7 +111,8 @@ async function ask(one) {
   if (one.saliency && one.question !== "embeddings") query.set("saliency", "true");
   try {
     const answer = await fetch(`predictions/${one.question}?${query}`, {
-      method: "POST", body: one.file, headers: { ...headers(), "Content-Type": "application/octet-stream" },
+      // In a header, not in the query: proxies write addresses into their logs.
+      method: "POST", body: one.file, headers: { ...headers(), "Content-Type": "application/octet-stream", ...(Object.keys(one.covariates).length ? { "X-Covariates": JSON.stringify(one.covariates) } : {}) },
     });
     const said = await answer.json().catch(() => null);
     if (answer.ok && said) one.body = said;
@@ -133,7 +158,8 @@ function refusal(one) {
 }
 
 function again(one) {
-  Object.assign(one, { ...asked(), done: false, error: null });
+  const typed = Object.keys(measured()).length > 0;
+  Object.assign(one, { ...asked(), covariates: typed ? measured() : one.covariates, done: false, error: null });
   listed();
   work();
 }
@@ -192,6 +218,11 @@ function predicted(one) {
     }
   }
   if (!body.abstention) right.append(make("div", { class: "meaning" }, make("p", {}, body.meaning)));
+  if (body.covariates) {
+    const { used, missing, unusual } = body.covariates;
+    const rows = [...Object.entries(used).map(([name, value]) => [name, `${value}${unusual.includes(name) ? " (rare in training)" : ""}`]), ...missing.map((name) => [name, "unknown"])];
+    right.append(make("h2", {}, "Measured of the patient"), make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, spoken(name)), make("dd", {}, value)])));
+  }
   right.append(make("h2", {}, "At the threshold, on held-out images"), make("dl", {},
     make("dt", {}, "sensitivity"), make("dd", {}, between(body.operating_point.sensitivity)),
     make("dt", {}, "specificity"), make("dd", {}, between(body.operating_point.specificity))));

@@ -1,0 +1,1 @@
+"""gRPC of the Open Inference Protocol on the maintained front."""
