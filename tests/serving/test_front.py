@@ -185,8 +185,9 @@ def test_counters_tell_outcomes_and_nothing_of_callers(front, film):
     assert front.ask(FILM, b"secret-words").status == 415
     assert front.ask("/predictions/secret-model", film).status == 404
     text = front.ask("/metrics", port="metrics", authorized=False).body.decode()
-    assert counted(front, "hilum_images_total") == before + 3
+    assert counted(front, "hilum_images_total") == before + 2  # a call for a model that there is not holds no image
     assert 'hilum_refusals_total{code="unsupported",model="pneumonia"}' in text
+    assert 'hilum_refusals_total{code="unknown_model",model="unknown"}' in text
     assert 'model="unknown",status="404"' in text
     assert re.search(r'hilum_release_info{dossier="[0-9a-f]{16}",engine="onnxruntime-fp32",gate="pass"', text)
     assert re.search(r'hilum_request_seconds_bucket{le="0.1",model="pneumonia"}', text)

@@ -175,10 +175,13 @@ def _request(content: bytes, options: Mapping[str, Any]) -> Request:
 def _number(value: Any) -> int:
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows no difference
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise CallError("bad_request", "neighbours is not a whole number", f"ask for 1 to {MAX_ASKED}, or for none")
     if value > MAX_ASKED:
-        raise CallError("bad_request", f"{value} neighbours were asked for", f"ask for {MAX_ASKED} at most")
+        wrong = f"more than {MAX_ASKED} neighbours were asked for"
+        raise CallError("bad_request", wrong, f"ask for {MAX_ASKED} at most")
     return value
 
 

@@ -28,7 +28,9 @@ class Counters:
             registry=into,
         )
         self.abstentions = Counter("hilum_abstentions", "Abstentions by reason.", ("model", "reason"), registry=into)
-        self.refusals = Counter("hilum_refusals", "Refusals by code.", ("model", "code"), registry=into)
+        self.refusals = Counter(
+            "hilum_refusals", "Refusals of images and of whole calls by code.", ("model", "code"), registry=into
+        )
         self.seconds = Histogram(
             "hilum_request_seconds",
             "From the last byte of a call to its answer.",
@@ -65,10 +67,11 @@ class Counters:
             self.seconds.labels(model).observe(seconds)
         for outcome in reply.outcomes:
             kind, _, why = outcome.partition(":")
-            self.images.labels(model, kind).inc()
+            if kind != "declined":  # a call that nobody looked into holds no image that was refused
+                self.images.labels(model, kind).inc()
             if kind == "abstained":
                 self.abstentions.labels(model, why).inc()
-            elif kind == "refused":
+            elif kind in ("refused", "declined"):
                 self.refusals.labels(model, why).inc()
 
     def text(self) -> bytes:

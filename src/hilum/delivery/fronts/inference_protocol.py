@@ -31,7 +31,7 @@ from hilum.delivery.fronts import tensors
 from hilum.delivery.fronts.asking import BINARY, JSON, MAX_NAMED, parsed
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.tensors import BYTES, ONE_INPUT, SIZE, parameters
-from hilum.delivery.fronts.wire import Reply, dumped, failure, outcome, overrides
+from hilum.delivery.fronts.wire import Reply, dumped, failure, of_refusal, outcome, overrides
 from hilum.delivery.predictor import Release
 from hilum.errors import ImageError
 
@@ -293,4 +293,4 @@ def _refusal(
     said = failure(error)
     said["message"] = where + said["message"]
     body = dumped({"error": f"{said['message']}; {said['right']}", **said})
-    return Reply(said["status"], body, JSON, dict(named), outcomes or (f"refused:{said['code']}",))
+    return Reply(said["status"], body, JSON, dict(named), outcomes or (of_refusal(error),))

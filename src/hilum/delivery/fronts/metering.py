@@ -55,10 +55,11 @@ def count(metrics: Cache | None, model: str, reply: Reply, seconds: float) -> No
     _tell(metrics, SECONDS, round(seconds, 6), [model])
     for outcome in reply.outcomes:
         kind, _, why = outcome.partition(":")
-        _tell(metrics, IMAGES, 1, [model, kind])
+        if kind != "declined":
+            _tell(metrics, IMAGES, 1, [model, kind])
         if kind == "abstained":
             _tell(metrics, ABSTENTIONS, 1, [model, why])
-        elif kind == "refused":
+        elif kind in ("refused", "declined"):
             _tell(metrics, REFUSALS, 1, [model, why])
 
 

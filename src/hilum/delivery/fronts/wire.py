@@ -39,7 +39,8 @@ class Reply:
         body: JSON, or numbers.
         content_type: Of the body.
         headers: Others, names in lower case.
-        outcomes: For counters, one per image: `answered`, `abstained:REASON` or `refused:CODE`.
+        outcomes: For counters, one per image: `answered`, `abstained:REASON` or `refused:CODE`; or `declined:CODE` for
+            a call that is refused as a whole, whatever images it held.
     """
 
     status: int
@@ -71,7 +72,7 @@ def refusal(error: CallError | ImageError, headers: Mapping[str, str] | None = N
     """The reply to a call that is refused as a whole."""
     said = failure(error)
     extra = error.headers if isinstance(error, CallError) else {}
-    return Reply(said["status"], dumped(said), JSON, {**(headers or {}), **extra}, (f"refused:{said['code']}",))
+    return Reply(said["status"], dumped(said), JSON, {**(headers or {}), **extra}, (of_refusal(error),))
 
 
 def failure(error: CallError | ImageError) -> dict[str, Any]:
@@ -85,9 +86,14 @@ def failure(error: CallError | ImageError) -> dict[str, Any]:
 def outcome(answered: Answer | ImageError) -> str:
     """What became of an image, for counters."""
     if isinstance(answered, ImageError):
-        return f"refused:{answered.fault}"
+        return of_refusal(answered)
     abstention = answered.body.get("abstention")
     return f"abstained:{abstention['reason']}" if abstention else "answered"
+
+
+def of_refusal(error: CallError | ImageError) -> str:
+    """The outcome of a refusal: of a call, or of an image."""
+    return f"declined:{error.code}" if isinstance(error, CallError) else f"refused:{error.fault}"
 
 
 def overrides(releases: Sequence[Any]) -> dict[str, str]:
