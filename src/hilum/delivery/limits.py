@@ -164,12 +164,12 @@ def edges(image_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
     The scale is taken out as a whole, which makes the features blind to brightness and contrast.
     """
     resized = Image.fromarray(image_HW).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    down, across = _gradient(np.asarray(resized, dtype=np.float32))
+    down, across = _gradient(np.asarray(resized, dtype=np.float64))
     squared = across * across + down * down
     if float(squared.mean()) < BLANK**2:
         return np.zeros(FEATURES)
     magnitude = np.sqrt(squared)
-    angle = np.arctan2(down, across) * np.float32(BINS / np.pi)  # in bins, from -BINS to BINS
+    angle = np.arctan2(down, across) * (BINS / np.pi)  # in bins, from -BINS to BINS
     lower = np.floor(angle)
     share = angle - lower  # linear between neighbouring bins, cyclic
     bins = lower.astype(np.intp)
@@ -182,11 +182,11 @@ def edges(image_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
     return standard
 
 
-def _gradient(image_HW: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _gradient(image_HW: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Central differences down and across, one-sided at the borders: numpy's gradient without its generality."""
     down, across = np.empty_like(image_HW), np.empty_like(image_HW)
-    down[1:-1] = (image_HW[2:] - image_HW[:-2]) * np.float32(0.5)
-    across[:, 1:-1] = (image_HW[:, 2:] - image_HW[:, :-2]) * np.float32(0.5)
+    down[1:-1] = (image_HW[2:] - image_HW[:-2]) * 0.5
+    across[:, 1:-1] = (image_HW[:, 2:] - image_HW[:, :-2]) * 0.5
     down[0], down[-1] = image_HW[1] - image_HW[0], image_HW[-1] - image_HW[-2]
     across[:, 0], across[:, -1] = image_HW[:, 1] - image_HW[:, 0], image_HW[:, -1] - image_HW[:, -2]
     return down, across

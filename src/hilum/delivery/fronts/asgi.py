@@ -108,11 +108,7 @@ class House:
         if length is not None and length > self.caps.body_bytes:
             raise self._too_large()
         reserved = self.caps.body_bytes if length is None else length
-        if self._held + reserved > self.caps.held_bytes:
-            raise CallError(
-                "overloaded", "too many large calls are in hand", "come back later", 503, {"retry-after": "2"}
-            )
-        self._held += reserved
+        self.hold(reserved)
         request.scope["hilum.held"] = reserved
         pieces, read = [], 0
         try:
@@ -131,7 +127,23 @@ class House:
 
     def release_held(self, request: Request) -> None:
         """What `read` has reserved is free again."""
-        self._held -= request.scope.pop("hilum.held", 0)
+        self.let_go(request.scope.pop("hilum.held", 0))
+
+    def hold(self, size: int) -> None:
+        """Reserve bytes for a call, of whatever front.
+
+        Raises:
+            CallError: 503, there are too many in hand.
+        """
+        if self._held + size > self.caps.held_bytes:
+            raise CallError(
+                "overloaded", "too many large calls are in hand", "come back later", 503, {"retry-after": "2"}
+            )
+        self._held += size
+
+    def let_go(self, size: int) -> None:
+        """They are free again."""
+        self._held -= size
 
     def _too_large(self) -> CallError:
         limit = self.caps.body_bytes // 2**20

@@ -58,7 +58,6 @@ class Service:
         self._house = house
         caps = house.caps
         self._reading = asyncio.Semaphore(max(1, caps.held_bytes // caps.body_bytes))
-        self._held = 0
 
     def handlers(self) -> list[Any]:
         """For a server of gRPC."""
@@ -85,11 +84,8 @@ class Service:
         try:
             self._admit(context)
             content = await self._message(context)
-            if self._held + len(content) > house.caps.held_bytes:
-                raise CallError(
-                    "overloaded", "too many large calls are in hand", "come back later", 503, {"retry-after": "2"}
-                )
-            self._held += (held := len(content))
+            house.hold(len(content))
+            held = len(content)
             began = time.perf_counter()
             named, version = form.addressed(content)
             self._known(named, version)
@@ -101,7 +97,7 @@ class Service:
             reply = wire.refusal(CallError("gone", "the caller has hung up", "wait for the answer", 499))
             raise
         finally:
-            self._held -= held
+            house.let_go(held)
             seconds = None if began is None else time.perf_counter() - began
             house.counters.count(question, reply, seconds)
         await self._send(context, reply)
