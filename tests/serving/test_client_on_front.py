@@ -1,10 +1,8 @@
 """The client and the maintained front, together."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
+from coroutines import finished
 from releasing import SOMEBODY, drawn_image, encoded, overridden
 
 from hilum.client import AsyncClient, Client, Refused, Unauthorized
@@ -61,8 +59,6 @@ def test_many_at_once(front):
         async with AsyncClient(front.url, front.token) as client:
             return await client.embed_all([*images, b"rubbish"])
 
-    # A browser that another test has opened keeps a loop in this thread.
-    with ThreadPoolExecutor(1) as aside:
-        *found, last = aside.submit(asyncio.run, ask()).result()
+    *found, last = finished(ask())
     assert [one.raw["modality"] for one in found] == ["XR", "MR", "XR", "MR"] * 5
     assert isinstance(last, Refused)

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from coroutines import finished
 from releasing import drawn_image, encoded
 from rpc import (
     BAD,
@@ -156,7 +157,7 @@ def listening(release, asked, **caps):
         await port.stop(0)
         return found
 
-    return asyncio.run(run())
+    return finished(run())
 
 
 def test_a_message_that_does_not_come_is_not_waited_for(xr_release):

@@ -3,12 +3,12 @@
 import asyncio
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+from coroutines import finished
 from releasing import drawn_image, encoded
 
 SECONDS = float(os.environ.get("HILUM_SOAK_SECONDS", "600"))
@@ -67,8 +67,7 @@ def test_a_long_time_at_four_fifths_of_its_load(xr_release, mr_release, starlett
                 rate = 0.8 * await capacity(client, path, film)
                 return rate, *await steadily(client, path, film, rate, SECONDS, watch)
 
-        with ThreadPoolExecutor(1) as aside:  # a browser that another test has opened keeps a loop in this thread
-            rate, took, statuses = aside.submit(asyncio.run, soak()).result()
+        rate, took, statuses = finished(soak())
     p50, p99 = np.percentile(took, [50, 99])
     first, last = np.mean(sizes[4:12]), np.mean(sizes[-8:])
     print(
