@@ -53,7 +53,7 @@ async def steadily(client, path, film, rate, seconds, watch):
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
 def test_a_long_time_at_four_fifths_of_its_load(xr_release, mr_release, starlette_front):
-    film, path = encoded(drawn_image("PA", 512), "JPEG"), "/predictions/pneumonia"
+    film, path = encoded(drawn_image("PA", 1024), "JPEG"), "/predictions/pneumonia"
     with starlette_front([xr_release, mr_release]) as front:
         process = psutil.Process(front.running.process.pid)
         sizes = []
