@@ -1,4 +1,4 @@
-"""The crew: worker processes that answer calls, one call at a time each, and the short queue before them.
+"""The crew: worker processes that answer calls, and the short queue before them.
 
 - A call is accepted only if it will be answered: where too many wait already it is refused at once, with the seconds
   after which to come back. One that waits too long is refused too.
@@ -8,21 +8,24 @@
 - A reload starts a second crew beside the first, and takes it over when all of it has proven itself; until then the
   first one answers, and where the new releases do not load it goes on.
 
-One event loop owns a crew; nothing in it is shared between threads. A worker that has answered gets the next call in
-the same step of the loop, before anything is done with its answer: it is what the machine has too few of.
+- A worker is what the machine has too few of. While it works, the next call is laid ready beside it; where another one
+  is free before it comes to that, the call is withdrawn and goes there.
+
+One event loop owns a crew; nothing in it is shared between threads. A worker that has answered gets another call in the
+same step of the loop, before anything is done with its answer.
 """
 
 import asyncio
 import contextlib
 import math
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from hilum.delivery.fronts.asking import Call
-from hilum.delivery.fronts.process import Worker
+from hilum.delivery.fronts.errand import Errand
+from hilum.delivery.fronts.process import Held, Worker
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
 from hilum.delivery.fronts.worker import Orders, Task
@@ -30,7 +33,6 @@ from hilum.errors import ReleaseError
 
 ATTEMPTS: Final = 2  # a call that has ended two workers is not tried on a third
 RESTART_SECONDS: Final = (0.0, 0.5, 2.0, 5.0)  # before a worker is started anew, by how often it failed in a row
-LISTEN_SECONDS: Final = 0.2  # of waiting, after which it is worth a task to know whether the caller is still there
 COME_BACK: Final = "send the call again after the seconds that Retry-After names"
 
 
@@ -49,44 +51,6 @@ class Bounds:
     work_seconds: float = 30.0
 
 
-@dataclass(eq=False, repr=False)
-class _Errand:
-    """A call on its way: what is asked, where its reply is waited for, and what ends its waiting."""
-
-    task: Task
-    question: str
-    call: Call
-    gone: Callable[[], Awaitable[None]] | None
-    reply: "asyncio.Future[Reply]"
-    attempts: int = 0
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    leaving: "asyncio.Future[None] | None" = None
-
-    def refuse(self, error: CallError) -> None:
-        """Its reply is a refusal, unless it has one."""
-        if not self.reply.done():
-            self.reply.set_exception(error)
-
-    def waits_no_more(self) -> None:
-        """It has a worker, or a reply."""
-        for timer in self.timers:
-            timer.cancel()
-        self.timers.clear()
-        if self.leaving is not None:
-            self.leaving.cancel()
-            self.leaving = None
-
-    def listen(self) -> None:
-        """Drop it when its caller hangs up."""
-        assert self.gone is not None, "asked for where there is such a thing"
-        self.leaving = asyncio.ensure_future(self.gone())
-        self.leaving.add_done_callback(self._left)
-
-    def _left(self, done: "asyncio.Future[None]") -> None:
-        if not done.cancelled() and done.exception() is None:
-            self.refuse(CallError("gone", "the caller has hung up", "wait for the answer", 499))
-
-
 class Crew:
     """Workers and the calls that wait for them.
 
@@ -101,7 +65,7 @@ class Crew:
         self.restarts = 0
         self._crew: set[Worker] = set()
         self._idle: deque[Worker] = deque()
-        self._queue: deque[_Errand] = deque()
+        self._queue: deque[Errand] = deque()
         self._watching: set[asyncio.Task[None]] = set()
         self._seconds = 0.1  # that a call took of late, smoothed
         self._closing = False
@@ -119,8 +83,8 @@ class Crew:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a worker."""
-        return len(self._queue)
+        """Calls that no worker has begun with."""
+        return len(self._queue) + sum(len(worker.laid) for worker in self._crew)
 
     async def start(self) -> None:
         """Start every worker.
@@ -144,16 +108,17 @@ class Crew:
         Raises:
             CallError: It is refused: `overloaded`, `timeout`, `worker_ended`, `stopping` or `gone`.
         """
-        if not self._idle and len(self._queue) >= self.bounds.waiting:
-            raise self._refusal("overloaded", f"{len(self._queue)} calls are waiting already")
-        errand = _Errand(task, question, call, gone, asyncio.get_running_loop().create_future())
+        if not self._idle and (waiting := self.waiting) >= self.bounds.waiting:
+            raise self._refusal("overloaded", f"{waiting} calls are waiting already")
+        errand = Errand(task, question, call, gone, asyncio.get_running_loop().create_future())
         self._accept(errand)
         try:
             return await errand.reply
+        except (CallError, asyncio.CancelledError):
+            self._drop(errand)
+            raise
         finally:
             errand.waits_no_more()
-            if errand in self._queue:
-                self._queue.remove(errand)
 
     async def reload(self, orders: Orders) -> None:
         """Take new orders: start another crew, and let the present one go when the new one is ready.
@@ -190,8 +155,11 @@ class Crew:
         for task in self._watching:
             task.cancel()
 
+    async def _start(self, orders: Orders) -> Worker:
+        return await Worker.start(orders, self._answered, self._ended)
+
     async def _started(self, orders: Orders) -> list[Worker]:
-        begun = [asyncio.ensure_future(Worker.start(orders)) for _ in range(self.size)]
+        begun = [asyncio.ensure_future(self._start(orders)) for _ in range(self.size)]
         done, _ = await asyncio.wait(begun)
         failed = [error for one in done if (error := one.exception()) is not None]
         if failed:
@@ -207,7 +175,7 @@ class Crew:
             watch = asyncio.ensure_future(self._watch(worker))
             self._watching.add(watch)
             watch.add_done_callback(self._watching.discard)
-            self._give(worker)
+            self._feed(worker)
 
     async def _watch(self, worker: Worker) -> None:
         """Start another worker where this one ends unasked."""
@@ -227,57 +195,102 @@ class Crew:
             try:
                 async with self._changing:
                     if len(self._crew) < self.size:
-                        self._take_in([await Worker.start(self.orders)])
+                        self._take_in([await self._start(self.orders)])
             except ReleaseError as error:
                 failures += 1
                 self._say(f"a worker does not start: {error}")
 
-    def _accept(self, errand: _Errand, first: bool = False) -> None:
-        """Give a call to a worker that is free, or let it wait; `first` before all others."""
+    def _accept(self, errand: Errand, first: bool = False) -> None:
+        """Give a call to a worker, or let it wait; `first` before all others."""
         if self._closing:
             errand.refuse(self._refusal("stopping", "the server is stopping"))
         elif self._idle:
-            self._hand(self._idle.popleft(), errand)
+            self._lay(self._idle.popleft(), errand)
         else:
-            (self._queue.appendleft if first else self._queue.append)(errand)
-            loop = asyncio.get_running_loop()
-            errand.timers.append(loop.call_later(self.bounds.wait_seconds, self._waited, errand))
-            if errand.gone is not None:
-                errand.timers.append(loop.call_later(LISTEN_SECONDS, errand.listen))
+            errand.waits(self.bounds.wait_seconds, self._waited)
+            if (worker := self._soonest()) is not None:
+                self._lay(worker, errand)
+            else:
+                (self._queue.appendleft if first else self._queue.append)(errand)
 
-    def _hand(self, worker: Worker, errand: _Errand) -> None:
-        """Give a call to a worker that is free."""
-        errand.waits_no_more()
-        errand.attempts += 1
-        began = time.perf_counter()
-        limit = asyncio.get_running_loop().call_later(self.bounds.work_seconds, self._overtime, worker, errand)
+    def _soonest(self) -> Worker | None:
+        """The worker beside which a call may be laid that has worked longest on what it holds."""
+        able = [worker for worker in self._crew if worker.room and worker.held]
+        return min(able, key=lambda worker: worker.held[0].began, default=None)
 
-        def answered(reply: Reply | None) -> None:
-            limit.cancel()
-            if reply is None:
-                worker.end()
-                self._lost(errand)
-                return
-            self._seconds += 0.05 * (time.perf_counter() - began - self._seconds)
-            self._give(worker)
-            if not errand.reply.done():
-                errand.reply.set_result(reply)
+    def _lay(self, worker: Worker, errand: Errand) -> None:
+        """Send a call to a worker, which begins with it now if it holds no other."""
+        if worker.take(errand) is worker.held[0]:
+            self._begin(worker)
 
-        worker.exchange(errand.task, errand.question, errand.call, answered)
+    def _begin(self, worker: Worker) -> None:
+        """A worker begins with the first call that it holds."""
+        held, loop = worker.held[0], asyncio.get_running_loop()
+        held.began = loop.time()
+        held.limit = loop.call_later(self.bounds.work_seconds, self._overtime, worker, held)
+        if not held.withdrawn:
+            held.errand.waits_no_more()
+            held.errand.attempts += 1
 
-    def _give(self, worker: Worker) -> None:
-        """Give a worker that is free to the call that waits longest, or let it rest."""
+    def _answered(self, worker: Worker, held: Held, reply: Reply | None) -> None:
+        """A worker has answered a call, or seen that it was withdrawn."""
+        assert held.limit is not None, "it had begun"
+        held.limit.cancel()
+        if worker.held:
+            self._begin(worker)
+        self._feed(worker)
+        if reply is not None:
+            self._seconds += 0.05 * (asyncio.get_running_loop().time() - held.began - self._seconds)
+            if not held.errand.reply.done():
+                held.errand.reply.set_result(reply)
+
+    def _feed(self, worker: Worker) -> None:
+        """Give a worker what it has room for, or let it rest, or leave."""
+        while worker.room and (errand := self._next(worker)) is not None:
+            self._lay(worker, errand)
+        if worker.held:
+            return
         if worker.retired:
             worker.leave()
-            return
+        else:
+            self._idle.append(worker)
+
+    def _next(self, worker: Worker) -> Errand | None:
+        """The call that waits longest; for a worker with nothing in its hands also one that is laid beside another."""
         while self._queue:
             errand = self._queue.popleft()
             if not errand.reply.done():
-                self._hand(worker, errand)
-                return
-        self._idle.append(worker)
+                return errand
+        if worker.held:
+            return None
+        able = [other for other in self._crew if any(not held.errand.reply.done() for held in other.laid)]
+        if not able:
+            return None
+        last = max(able, key=lambda other: other.held[0].began)
+        errand = last.laid[0].errand
+        last.withdraw(errand)
+        return errand
 
-    def _lost(self, errand: _Errand) -> None:
+    def _drop(self, errand: Errand) -> None:
+        """Nobody waits for a call any more."""
+        with contextlib.suppress(ValueError):
+            self._queue.remove(errand)
+        for worker in self._crew:
+            worker.withdraw(errand)
+
+    def _ended(self, worker: Worker, holding: Sequence[Held]) -> None:
+        """A worker has ended; what it held goes to others."""
+        if not worker.retired:
+            worker.end()
+        with contextlib.suppress(ValueError):
+            self._idle.remove(worker)
+        for held in reversed(holding):  # so that the first of them is the first again
+            if held.limit is not None:
+                held.limit.cancel()
+            if not held.withdrawn:
+                self._lost(held.errand)
+
+    def _lost(self, errand: Errand) -> None:
         """The worker that held a call has ended."""
         if errand.reply.done():
             return
@@ -287,17 +300,17 @@ class Crew:
         wrong = "the workers that held this call have ended"
         errand.refuse(CallError("worker_ended", wrong, COME_BACK, 503, {"retry-after": "5"}))
 
-    def _waited(self, errand: _Errand) -> None:
+    def _waited(self, errand: Errand) -> None:
         """A call has waited as long as it may."""
         errand.refuse(self._refusal("overloaded", f"no worker was free for {self.bounds.wait_seconds:g} s"))
 
-    def _overtime(self, worker: Worker, errand: _Errand) -> None:
+    def _overtime(self, worker: Worker, held: Held) -> None:
         """A worker has worked on a call as long as it may."""
-        limit = f"{self.bounds.work_seconds:g}"
-        wrong = f"the call took longer than {limit} s"
-        errand.refuse(CallError("timeout", wrong, "send fewer or smaller images", 503))
+        if not held.withdrawn:
+            wrong = f"the call took longer than {self.bounds.work_seconds:g} s"
+            held.errand.refuse(CallError("timeout", wrong, "send fewer or smaller images", 503))
         worker.end()
 
     def _refusal(self, code: str, message: str) -> CallError:
-        seconds = math.ceil(max(1.0, self._seconds * (len(self._queue) + 1) / max(1, len(self._crew))))
+        seconds = math.ceil(max(1.0, self._seconds * (self.waiting + 1) / max(1, len(self._crew))))
         return CallError(code, message, COME_BACK, 503, {"retry-after": str(seconds)})

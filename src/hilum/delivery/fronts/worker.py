@@ -4,7 +4,9 @@ It is started by fronts.crew, proves its releases on their golden images before 
 nothing of HTTP servers. What takes it down (a decoder that crashes, memory that runs out) takes no other call with it.
 
 The body of a call lies in memory that both sides share, where there is such a thing: through the socket it would go in
-many small pieces, each of them a change from one process to the other and back.
+many small pieces, each of them a change from one process to the other and back. There is a slot for the call in work
+and one for the next, which is laid ready meanwhile. Before the slots lies a byte for each: where it is not zero when
+the call's turn comes, the call has been withdrawn, and the frame {"withdrawn": true} is the answer.
 
 A frame is two lengths (of a JSON head, of a body), big-endian 4 and 8 bytes, the head and the body. The worker begins
 with a frame {"ready": true} or {"failed": SENTENCE}. A call's head holds task, question, headers and query; the reply's
@@ -33,7 +35,8 @@ from hilum.delivery.predictor import Release
 from hilum.errors import HilumError
 
 LENGTHS: Final = struct.Struct("!IQ")
-SHARED_BYTES: Final = 32 * 2**20  # what is larger goes through the socket; pages that nothing uses cost nothing
+SLOTS: Final = 2  # calls in a worker's hands: one in work, one laid ready
+SHARED_BYTES: Final = 32 * 2**20  # of a slot; what is larger goes through the socket. Unused pages cost nothing
 Task = Literal["predictions", "infer"]
 
 
@@ -58,6 +61,11 @@ def frame(head: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
     return LENGTHS.pack(len(said), len(body)) + said, body
 
 
+def slot_at(slot: int) -> int:
+    """Where a slot begins in the shared memory; that of the one after the last is its size."""
+    return mmap.PAGESIZE + slot * SHARED_BYTES
+
+
 def main(descriptor: int, shared: int, orders: Orders) -> None:
     """Load, say so, and answer until the other side is gone.
 
@@ -66,7 +74,7 @@ def main(descriptor: int, shared: int, orders: Orders) -> None:
         shared: Of the memory that holds bodies; -1 where there is none.
         orders: What to load.
     """
-    bodies = mmap.mmap(shared, SHARED_BYTES) if shared >= 0 else None
+    bodies = mmap.mmap(shared, slot_at(SLOTS)) if shared >= 0 else None
     # Ctrl-C and a stopping container reach the whole group; the parent decides when a worker's work is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -80,8 +88,13 @@ def main(descriptor: int, shared: int, orders: Orders) -> None:
         gc.freeze()  # what is loaded stays: the collector need not look through it after every call
         while (received := _receive(wires)) is not None:
             head, body = received
-            if bodies is not None and "shared" in head:
-                body = bodies[: head["shared"]]
+            if bodies is not None:
+                if bodies[head["slot"]]:
+                    _send(wires, {"withdrawn": True}, b"")
+                    continue
+                if "shared" in head:
+                    at = slot_at(head["slot"])
+                    body = bodies[at : at + head["shared"]]
             call = Call(body, head["headers"], head["query"])
             desk = opened.get(head["question"])
             reply = _GONE if desk is None else _answered(_TASKS[head["task"]], desk, call)
