@@ -12,6 +12,8 @@ Environment:
     HILUM_TLS_CERTIFICATE  certificate of predictions, PEM, and
     HILUM_TLS_KEY          its key; SIGHUP reads both anew. Plain HTTP without them
 
+    HILUM_GRPC_PORT        port of the same predictions over gRPC, with the same tokens and certificate; none without it
+
 Predictions are on port 8443, management on 8081 of loopback, metrics on 8082, as in the serve image behind its proxy.
 """
 
@@ -39,7 +41,14 @@ def releases(folder: Path) -> tuple[Path, ...]:
 
 def number(name: str, otherwise: int) -> int:
     """A whole number above 0 of the environment."""
-    said = os.environ.get(name) or str(otherwise)
+    return numbered(name) or otherwise
+
+
+def numbered(name: str) -> int | None:
+    """A whole number above 0 of the environment; None where it says nothing."""
+    said = os.environ.get(name)
+    if not said:
+        return None
     if not (said.isascii() and said.isdigit() and int(said) > 0):
         raise UsageError(f"{name} is a whole number above 0, not {said!r}")
     return int(said)
@@ -57,6 +66,7 @@ def settings() -> door.Settings:
         management_port=MANAGEMENT_PORT,
         metrics_port=METRICS_PORT,
         metrics_host=EVERYWHERE,
+        grpc_port=numbered("HILUM_GRPC_PORT"),
         workers=number("HILUM_WORKERS", usable_cores()),
         engine=os.environ.get("HILUM_ENGINE", "onnxruntime-fp32"),
         keys=Path(os.environ.get("HILUM_TOKENS", "/etc/hilum/tokens/tokens")),

@@ -139,7 +139,9 @@ def test_the_front_is_set_up_by_its_environment(front, mounted, monkeypatch) -> 
     found = front.settings()
     assert found.releases == (mounted / "mr", mounted / "xr")
     assert (found.host, found.port, found.management_port, found.metrics_port) == ("0.0.0.0", 8443, 8081, 8082)
-    assert (found.workers, found.open_to_all) == (3, False)
+    assert (found.workers, found.open_to_all, found.grpc_port) == (3, False, None)
+    monkeypatch.setenv("HILUM_GRPC_PORT", "8083")
+    assert front.settings().grpc_port == 8083
     assert found.keys == Path("/etc/hilum/tokens/tokens")
     assert found.tls == (Path("/HILUM_TLS_CERTIFICATE"), Path("/HILUM_TLS_KEY"))
 

@@ -202,6 +202,23 @@ def test_the_maintained_front_takes_the_place_of_torchserve_and_its_proxy(render
         assert "exec" not in front[probe]
 
 
+def test_grpc_is_open_where_it_was_asked_for(rendered) -> None:
+    asked = one_of("Deployment", rendered)["metadata"]["namespace"] == "hilum-dev"
+    said = one_of("ConfigMap", rendered)["data"]
+    assert ("HILUM_GRPC_PORT" in said) == asked
+    ports = {port["name"]: port["port"] for port in one_of("Service", rendered)["spec"]["ports"]}
+    callers, monitoring = (
+        [port["port"] for port in rule["ports"]] for rule in one_of("NetworkPolicy", rendered)["spec"]["ingress"]
+    )
+    if asked:
+        assert ports["grpc"] == int(said["HILUM_GRPC_PORT"])
+        assert callers == [8443, ports["grpc"]]
+    else:
+        assert "grpc" not in ports
+        assert callers == [8443]
+    assert monitoring == [8082]
+
+
 def test_the_maintained_front_is_locked_down_and_has_the_time_to_drain(rendered) -> None:
     pod = one_of("Deployment", rendered)["spec"]["template"]["spec"]
     (front,) = pod["containers"]

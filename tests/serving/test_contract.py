@@ -193,7 +193,7 @@ def test_the_open_inference_protocol(front):
     assert output["data"] == expected["embedding"]
     assert said.json["parameters"]["dossier"] == expected["dossier"]
     said = front.ask("/v2/models/pneumonia/infer", *inference()).json
-    assert [one["name"] for one in said["outputs"]] == ["probability", "decision", "abstention"]
+    assert [one["name"] for one in said["outputs"]] == ["probability", "decision", "abstention", "meaning"]
     assert said["outputs"][0]["data"] == [front.ask("/predictions/pneumonia", film).json["probability"]]
 
 

@@ -3,14 +3,17 @@
 import base64
 import json
 
+import numpy as np
 import pytest
 from releasing import SERVING, drawn_image, encoded, fused
+from rpc import Caller, field, outputs, parameter, request, strings, tensor
 
 from hilum.client import Client, Refused
 from hilum.delivery.desk import Desk, Request
 from hilum.delivery.fronts import torchserve
 
 SENT = {"heart_rate_per_min": 118.0, "o2_saturation_pct": 88.0, "crp_mg_per_l": None}
+OTHER = {"heart_rate_per_min": 70.0, "o2_saturation_pct": 98.0}
 FILM = encoded(drawn_image("PA"))
 
 
@@ -27,7 +30,7 @@ def expected(release):
 
 @pytest.fixture(scope="module")
 def front(release, starlette_front):
-    with starlette_front([release], "--workers", "1") as running:
+    with starlette_front([release], "--workers", "1", "--grpc-port", "0") as running:
         yield running
 
 
@@ -56,6 +59,55 @@ def test_covariates_reach_the_head_by_header_form_and_json(front, expected):
         assert said.status == 200, said.body
         assert said.json == expected
     assert expected["covariates"]["used"] == {"o2_saturation_pct": 88.0, "heart_rate_per_min": 118.0}
+
+
+def infer(front, covariates, images=1):
+    data = {"name": "image", "datatype": "BYTES", "shape": [images], "data": [based()] * images}
+    said = {"inputs": [data], "parameters": {"modality": "XR", "covariates": covariates}}
+    return front.ask("/v2/models/pneumonia/infer", json.dumps(said).encode(), {"Content-Type": "application/json"})
+
+
+def by_name(said):
+    assert said.status == 200, said.body
+    return {one["name"]: one["data"] for one in said.json["outputs"]}
+
+
+def test_the_inference_protocol_takes_them_for_all_images_or_for_each(front, expected):
+    headers = {"X-Modality": "XR", "X-Covariates": json.dumps(OTHER)}
+    other = front.ask("/predictions/pneumonia", FILM, headers).json
+    assert other["probability"] != expected["probability"]
+    for covariates, images, rows in (
+        (json.dumps(SENT), 2, [expected, expected]),
+        (json.dumps([SENT, OTHER]), 2, [expected, other]),
+        (json.dumps([OTHER, SENT]), 2, [other, expected]),
+        (SENT, 1, [expected]),  # no string, as the protocol would have it, and still clear
+    ):
+        found = by_name(infer(front, covariates, images))
+        assert found["probability"] == pytest.approx([row["probability"] for row in rows], rel=1e-6)
+        assert found["meaning"] == [row["meaning"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("covariates", "status", "words"),
+    [
+        ("{", 400, "not JSON"),
+        ("[[]]", 400, "not an object"),
+        ("[{}, {}]", 400, "covariates for 2 images, and 1"),
+        ('{"heart_rate_per_min": 900}', 422, "not plausible"),
+    ],
+)
+def test_the_inference_protocol_refuses_what_is_none(front, covariates, status, words):
+    said = infer(front, covariates)
+    assert said.status == status
+    assert words in said.json["message"]
+
+
+def test_grpc_takes_them_too(front, expected):
+    with Caller(front) as caller:
+        beside = parameter("modality", "XR") + parameter("covariates", json.dumps(SENT))
+        found = outputs(caller.ask("ModelInfer", request("pneumonia", tensor(contents=field(8, FILM)), beside)))
+    assert found["probability"][2] == np.float32(expected["probability"]).tobytes()
+    assert found["meaning"][2] == strings(expected["meaning"].encode())
 
 
 def test_torchserve_answers_as_the_desk_does(release, expected):

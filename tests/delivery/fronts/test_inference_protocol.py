@@ -182,6 +182,6 @@ def test_metadata(xr_release, mr_release):
     assert said["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 12]}]
     assert [one["name"] for one in said["releases"]] == ["xr-pixels", "mr-pixels"]
     said = inference_protocol.model_metadata("pneumonia", releases)
-    assert [one["name"] for one in said["outputs"]] == ["probability", "decision", "abstention"]
+    assert [one["name"] for one in said["outputs"]] == ["probability", "decision", "abstention", "meaning"]
     assert len(said["releases"]) == 1
     assert inference_protocol.server_metadata()["name"] == "hilum"

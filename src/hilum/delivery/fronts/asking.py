@@ -165,7 +165,7 @@ def _request(content: bytes, options: Mapping[str, Any]) -> Request:
     return Request(
         content,
         modality,
-        covariates=_covariates(options.get("covariates")),
+        covariates=covariates(options.get("covariates")),
         neighbours=_number(options.get("neighbours", 0)),
         saliency=_flag(options, "saliency"),
         seen=_flag(options, "seen"),
@@ -194,8 +194,12 @@ def _flag(options: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _covariates(value: Any) -> dict[str, float | None] | None:
-    """Numbers by name, null where missing; from a header, query or form as JSON."""
+def covariates(value: Any) -> dict[str, float | None] | None:
+    """Numbers by name, None where missing, of an object or of one in JSON; None where there are none.
+
+    Raises:
+        CallError: They are something else.
+    """
     right = 'give covariates as an object of numbers, null where unknown: {"age_years": 61, "o2_saturation_pct": null}'
     if isinstance(value, str):
         value = parsed(value.encode())

@@ -6,9 +6,13 @@ A model is a question: `embeddings`, or the label of a head. It has one input, `
 - datatype UINT8 (0 to 255) or FP32 (0 to 1), shape [H, W], [N, H, W] or [N, 1, H, W]: decoded grey pixels. Nothing in
   a tensor says what it shows, so the modality is declared: `"parameters": {"modality": "XR"}`.
 
-Outputs: `embedding` FP32 [N, D]; of a label `probability` FP32 [N], `decision` BYTES [N] and `abstention` BYTES [N]
-(the reason, empty where there is none). JSON has no NaN: where the model abstains, `probability` is null in JSON, and
-NaN in the binary form. A call is answered whole or refused whole: the protocol knows no error of one element.
+Covariates, where the head fuses some, are the parameter `covariates`, a string of JSON: an object for all images, or a
+list with one for each.
+
+Outputs: `embedding` FP32 [N, D]; of a label `probability` FP32 [N], and as BYTES [N] `decision`, `abstention` (the
+reason, empty where there is none) and `meaning` (what the number says, in words). JSON has no NaN: where the model
+abstains, `probability` is null in JSON, and NaN in the binary form. A call is answered whole or refused whole: the
+protocol knows no error of one element.
 
 What goes with every answer stands in `parameters`: version, dossier, engine, gate, threshold, intended use.
 
@@ -18,7 +22,7 @@ the same rules. A worker knows it by a header that the front sets; its name has 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +32,7 @@ from hilum import __version__
 from hilum.delivery.card import EMBEDDINGS
 from hilum.delivery.desk import Answer, Desk, Request
 from hilum.delivery.fronts import tensors
-from hilum.delivery.fronts.asking import BINARY, JSON, MAX_NAMED, parsed
+from hilum.delivery.fronts.asking import BINARY, JSON, MAX_NAMED, covariates, parsed
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.tensors import BYTES, ONE_INPUT, SIZE, parameters
 from hilum.delivery.fronts.wire import Reply, dumped, failure, of_refusal, outcome, overrides
@@ -37,6 +41,7 @@ from hilum.errors import ImageError
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 PROTOBUF: Final = "grpc message"  # a call with this header is a message of gRPC, and so is its answer
+BESIDE: Final = ("modality", "covariates")  # parameters that go along with an image
 Values = NDArray[np.float32] | list[str]
 
 
@@ -124,7 +129,7 @@ def other_version(question: str, asked: str, there: Sequence[str]) -> CallError:
 
 def output_names(question: str) -> tuple[str, ...]:
     """What a model can give."""
-    return ("embedding",) if question == EMBEDDINGS else ("probability", "decision", "abstention")
+    return ("embedding",) if question == EMBEDDINGS else ("probability", "decision", "abstention", "meaning")
 
 
 def read(content: bytes, headers: Mapping[str, str], offered: Sequence[str]) -> Inference:
@@ -155,13 +160,14 @@ def read_object(said: Any, rest: bytes, offered: Sequence[str]) -> Inference:
     one, common = inputs[0], parameters(said)
     if one.get("name") != "image":
         raise CallError("bad_request", f"there is no input {str(one.get('name'))[:MAX_NAMED]!r}", ONE_INPUT)
-    modality = {**common, **parameters(one)}.get("modality")
+    beside = {**common, **parameters(one)}
+    modality = beside.get("modality")
     if modality is not None and not isinstance(modality, str):
         raise CallError("bad_request", "the parameter modality is not a string", "give XR or MR")
-    requests = tensors.requests(one, rest, modality)
+    requests = _measured(tensors.requests(one, rest, modality), beside.get("covariates"))
     names, binary = _wanted(said.get("outputs"), offered, bool(common.get("binary_data_output", False)))
     ident = said.get("id")
-    return Inference(tuple(requests), names, binary, ident if isinstance(ident, str) else None)
+    return Inference(requests, names, binary, ident if isinstance(ident, str) else None)
 
 
 def server_metadata() -> dict[str, Any]:
@@ -212,6 +218,16 @@ def _split(content: bytes, headers: Mapping[str, str]) -> tuple[Any, bytes]:
     return parsed(content[:length]), content[length:]
 
 
+def _measured(requests: Sequence[Request], value: Any) -> tuple[Request, ...]:
+    """Requests with their covariates: the same for all, or one of a list for each."""
+    given = parsed(value.encode()) if isinstance(value, str) else value
+    each = given if isinstance(given, list) else [given] * len(requests)
+    if len(each) != len(requests):
+        wrong = f"there are covariates for {len(each)} images, and {len(requests)} images"
+        raise CallError("bad_request", wrong, "give one object for all images, or a list with one for each")
+    return tuple(replace(one, covariates=covariates(its)) for one, its in zip(requests, each, strict=True))
+
+
 def _wanted(asked: Any, offered: Sequence[str], binary: bool) -> tuple[tuple[str, ...], frozenset[str]]:
     """Names of the outputs, and which of them in binary."""
     if asked is None:
@@ -245,8 +261,8 @@ def _output(name: str, answers: Sequence[Answer]) -> Values:
         return np.stack([one.values for one in answers])
     if name == "probability":
         return np.concatenate([one.values for one in answers])
-    if name == "decision":
-        return [one.body["decision"] for one in answers]
+    if name in ("decision", "meaning"):
+        return [one.body[name] for one in answers]
     return [(one.body["abstention"] or {}).get("reason", "") for one in answers]
 
 

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from hilum.delivery.desk import Desk
 from hilum.delivery.fronts.asking import BINARY, MAX_NAMED
 from hilum.delivery.fronts.grpc.messages import INFERENCE
-from hilum.delivery.fronts.inference_protocol import Answered, Inference, blob, described, read_object, respond
+from hilum.delivery.fronts.inference_protocol import BESIDE, Answered, Inference, blob, described, read_object, respond
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.tensors import BYTES, PIXELS, SIZE, strings
 from hilum.delivery.fronts.wire import Reply
@@ -96,7 +96,7 @@ def read(content: bytes, offered: Sequence[str]) -> Inference:
     parameters = {**_parameters(message.parameters), **_parameters(one.parameters)}
     said: dict[str, Any] = {
         "id": message.id or None,
-        "parameters": {"modality": parameters.get("modality"), "binary_data_output": True},
+        "parameters": {**{name: parameters.get(name) for name in BESIDE}, "binary_data_output": True},
         "inputs": [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}],
         "outputs": [{"name": output.name} for output in message.outputs] or None,
     }
