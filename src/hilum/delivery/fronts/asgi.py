@@ -123,7 +123,7 @@ class House:
             raise CallError(
                 "timeout", f"the body did not come within {limit} s", "send it faster", 408, {"connection": "close"}
             ) from None
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def release_held(self, request: Request) -> None:
         """What `read` has reserved is free again."""
