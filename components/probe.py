@@ -9,6 +9,7 @@ from components.images import AUDIT
 def probe(
     dataset: dsl.Input[dsl.Dataset],
     vectors: dsl.Input[dsl.Dataset],
+    tuned: dsl.Input[dsl.Model],
     code: str,
     recipe: dict,
     scores: dsl.Output[dsl.Artifact],
@@ -17,15 +18,17 @@ def probe(
     explorer: dsl.Output[dsl.HTML],
     uncertain: dsl.Output[dsl.HTML],
 ):
-    """Score one embedding on every task that has enough cases."""
+    """Score one embedding on every task that has enough cases; the head is the linear probe or the recipe's fusion."""
     import shutil
     from pathlib import Path
 
     from hilum.judgement import judge, showing
+    from hilum.judgement.fusion import head
     from hilum.recipe import Recipe
 
-    out = Path(scores.path)
-    found = judge.probe(Path(dataset.path), Path(vectors.path), Recipe.model_validate(recipe), out)
+    out, whole = Path(scores.path), Recipe.model_validate(recipe)
+    released = head.named(Path(tuned.path), whole.finetune)
+    found = judge.probe(Path(dataset.path), Path(vectors.path), whole, out, released)
     for name, value in found.metrics.items():
         metrics.log_metric(name, value)
     if found.roc:

@@ -110,7 +110,7 @@ def training_pipeline(
         for task in (trained, embedded, tuned):
             _on_gpu(task)
         vectors = embedded.outputs["vectors"]
-        probed = probe(dataset=dataset, vectors=vectors, code=job.code, recipe=job.recipe)
+        probed = probe(dataset=dataset, vectors=vectors, tuned=tuned.outputs["tuned"], code=job.code, recipe=job.recipe)
         audited = audit(
             dataset=dataset, vectors=vectors, scores=probed.outputs["scores"], code=job.code, recipe=job.recipe
         )

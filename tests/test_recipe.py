@@ -152,6 +152,24 @@ def test_the_gate_asks_about_groups_that_the_audit_has() -> None:
         recipe.parse({"audit": {"groups": ["sex"]}, "gate": {"groups": ["race", "sex"]}})
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"finetune": {"head": "gated"}}, "name it in finetune.fusions"),
+        ({"finetune": {"head": "gated", "fusions": ["gated"], "modes": ["end_to_end"]}}, "linear in finetune.modes"),
+        ({"finetune": {"label": "edema"}}, "must agree"),
+        ({"mitigation": {"applied": "leace"}}, "cannot be mitigated"),
+    ],
+)
+def test_a_head_that_fuses_covariates_is_made_in_the_run(values: dict[str, dict[str, object]], words: str) -> None:
+    whole = {"finetune": {"head": "gated", "fusions": ["gated"], "modes": ["linear"]}}
+    assert Recipe.model_validate(whole).finetune.head == "gated"
+    if "finetune" in values and "head" not in values["finetune"]:
+        values = {"finetune": {**whole["finetune"], **values["finetune"]}}
+    with pytest.raises(ValidationError, match=words):
+        Recipe.model_validate({**whole, **values})
+
+
 def test_the_floor_cannot_be_left_out_of_a_form() -> None:
     with pytest.raises(UsageError, match="floor"):
         recipe.compose({}, **{**FORM, "encoders": ["moco"], "release_encoder": "moco"})

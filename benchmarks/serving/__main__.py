@@ -4,8 +4,10 @@
     python benchmarks/serving --models resnet18 --engines onnxruntime-fp32 --rounds 1 --seconds 2
 
 The ceiling is one process with a thread per core, each with an engine of its own, decoding and resizing included.
-Every round measures the ceiling, every server at every concurrency, and the ceiling again; a ratio is over the mean of
-the two. Printed are medians over the rounds with their range. The images are 1024 px JPEGs of drawn films; weights are
+Every round measures a bare call, the ceiling, the server at every concurrency, and the ceiling again; a ratio is over
+the mean of the two. Printed are medians over the rounds with their range. What a call costs beside its image is the
+processor time of the server's processes per call at 4 at once, less that of the ceiling per image: it tells what the
+ratios would be where an image takes longer or shorter. The images are 1024 px JPEGs of drawn films; weights are
 random, because time does not depend on them. The load comes from wrk (Debian's package), in a closed loop.
 
 Servers: `torchserve` and `starlette` are hilum's fronts, as `hilum serve` starts them, with everything they do beside
@@ -34,6 +36,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where PYTHONSAFEPATH is set, as in the Makefile
 from releases import release_of
 from same import Same, film
@@ -57,6 +61,7 @@ class Measured(NamedTuple):
     p50_ms: float
     p99_ms: float
     failed: int
+    cpu_ms: float
 
 
 class Target(NamedTuple):
@@ -80,16 +85,17 @@ def ceiling(release: Path, engine: str, content: bytes, cores: int, seconds: flo
             one(content)
             took.append(time.perf_counter() - began)
 
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     threads = [threading.Thread(target=work, args=(one,)) for one in same]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return Measured(len(took) / (time.perf_counter() - began), *_quantiles(took), 0)
+    seconds, spent = time.perf_counter() - began, time.process_time() - spent
+    return Measured(len(took) / seconds, *_quantiles(took), 0, 1e3 * spent / len(took))
 
 
-def bare(release: Path, engine: str, content: bytes, calls: int = 40) -> float:
+def bare(release: Path, engine: str, content: bytes, calls: int = 20) -> float:
     """Median milliseconds of a call in this process, one after the other."""
     same, took = Same(str(release), engine), []
     same(content)
@@ -124,6 +130,7 @@ def load(target: Target, content: bytes, concurrency: int, seconds: float, work:
         "end",
     ]
     script.write_text("\n".join(lines))
+    servers = {one: _spent(one) for one in psutil.Process().children(recursive=True)}
     done = subprocess.run(
         ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script), target.url],
         capture_output=True,
@@ -133,7 +140,19 @@ def load(target: Target, content: bytes, concurrency: int, seconds: float, work:
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\S+) (\S+)", done.stdout)
     assert found is not None, done.stdout
     requests, microseconds, failed = (int(found[number]) for number in (1, 2, 3))
-    return Measured(1e6 * (requests - failed) / microseconds, float(found[4]) / 1e3, float(found[5]) / 1e3, failed)
+    spent = sum(_spent(one) - before for one, before in servers.items())
+    per_second = 1e6 * (requests - failed) / microseconds
+    cpu_ms = 1e3 * spent / max(1, requests)
+    return Measured(per_second, float(found[4]) / 1e3, float(found[5]) / 1e3, failed, cpu_ms)
+
+
+def _spent(process: psutil.Process) -> float:
+    """Seconds of processor time of a process; none where it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 @contextmanager
@@ -237,12 +256,15 @@ def compare(
     """The lines of one release and engine, and what is said of them."""
     cores, content = usable_cores(), film()
     ceilings: list[float] = []
-    call_ms = bare(release, engine, content)
+    calls_ms: list[float] = []
     found: dict[tuple[str, int], list[tuple[float, Measured]]] = {}
+    slower: dict[str, list[float]] = {server: [] for server in servers}
+    beside: dict[str, list[float]] = {server: [] for server in servers}
     for server in servers:
         with served(server, release, engine, cores) as target:
             load(target, content, 4, WARM_SECONDS if seconds >= 2 else seconds, work)
             for _ in range(rounds):
+                calls_ms.append(bare(release, engine, content))
                 before = ceiling(release, engine, content, cores, seconds)
                 loads = {c: load(target, content, c, seconds, work) for c in CONCURRENCY}
                 after = ceiling(release, engine, content, cores, seconds)
@@ -250,11 +272,14 @@ def compare(
                 ceilings += [before.per_second, after.per_second]
                 for c, one in loads.items():
                     found.setdefault((server, c), []).append((one.per_second / middle, one))
+                slower[server].append(loads[1].p50_ms / calls_ms[-1])
+                beside[server].append(loads[4].cpu_ms - (before.cpu_ms + after.cpu_ms) / 2)
     spread = f"{min(ceilings):.1f} to {max(ceilings):.1f}"
     yield (
-        f"ceiling {statistics.median(ceilings):.1f} images/s ({spread}); a bare call {call_ms:.1f} ms\n\n"
-        "| server | c=1 | c=4 | c=16 | ratio c=4 | ratio c=16 | p50 at c=1 over a bare call | failed |\n"
-        "| - | - | - | - | - | - | - | - |"
+        f"ceiling {statistics.median(ceilings):.1f} images/s ({spread}); a bare call "
+        f"{statistics.median(calls_ms):.1f} ms ({min(calls_ms):.1f} to {max(calls_ms):.1f})\n\n"
+        "| server | c=1 | c=4 | c=16 | ratio c=4 | ratio c=16 | p50 c=1 over a bare call | CPU-ms beside | failed |\n"
+        "| - | - | - | - | - | - | - | - | - |"
     )
     for server in servers:
         cells = []
@@ -265,9 +290,9 @@ def compare(
                 f"{_middle(one.p99_ms for one in of):.0f}"
             )
         ratios = [_spread([ratio for ratio, _ in found[server, c]]) for c in (4, 16)]
-        slower = _spread([one.p50_ms / call_ms for _, one in found[server, 1]])
         failed = sum(one.failed for c in CONCURRENCY for _, one in found[server, c])
-        yield f"| {server} | {' | '.join([*cells, *ratios, slower, str(failed)])} |"
+        last = [_spread(slower[server]), _spread(beside[server]), str(failed)]
+        yield f"| {server} | {' | '.join([*cells, *ratios, *last])} |"
 
 
 def _middle(values: Iterator[float]) -> float:
@@ -310,7 +335,7 @@ def main(arguments: Sequence[str] | None = None, make: Callable[[str, Path], Pat
     if set(servers) - {"torchserve", "starlette"}:
         others()
     print(f"{processor()}; load of the machine when it began: {os.getloadavg()[0]:.1f}")
-    print("Cells: images/s / p50 ms / p99 ms, medians over the rounds; ratios: median (range).")
+    print("Cells: images/s / p50 ms / p99 ms, medians over the rounds; the rest: median (range).")
     for model in chosen.models.split(","):
         release = make(model, chosen.work)
         for engine in chosen.engines.split(","):

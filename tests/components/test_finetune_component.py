@@ -8,8 +8,10 @@ import pytest
 from making import make_dataset
 
 from components.finetune import finetune
+from hilum.errors import DatasetError
+from hilum.judgement.fusion import head
 from hilum.learning import training
-from hilum.recipe import Recipe, Train, plain
+from hilum.recipe import Finetune, Recipe, Train, plain
 
 QUICK = {"linear_epochs": 3, "linear_rates": [0.003], "bootstrap": 100}
 
@@ -61,6 +63,11 @@ def test_the_ladder_that_is_asked_for_is_climbed(cohort, pixels, tmp_path):
     assert "| none | tabular only | all |" in said
     assert (tuned / "linear" / "gated" / "card.json").is_file()
     assert json.loads((tuned / "fusion.json").read_text())["answered"]
+    asked = {"modes": ["linear"], "fusions": ["gated", "concatenation"]}
+    assert head.named(tuned, Finetune.model_validate({**asked, "head": "gated"})) == tuned / "linear" / "gated"
+    assert head.named(tuned, Finetune.model_validate(asked)) is None
+    with pytest.raises(DatasetError, match="concatenation is not there"):
+        head.named(tuned, Finetune.model_validate({**asked, "head": "concatenation"}))
 
 
 def test_pixels_have_no_weights_to_move(cohort, pixels, tmp_path):
@@ -76,3 +83,4 @@ def test_a_modality_of_which_the_label_is_not_known_does_not_end_the_run(cohort,
     said, tuned = call(cohort, pixels, tmp_path / "out", **refused)
     assert said.startswith("No fine-tuning for pneumonia: insufficient data: train has ")
     assert json.loads((tuned / "fusion.json").read_text())["answered"] is False
+    assert head.named(tuned, Finetune(modes=("linear",), fusions=("gated",), head="gated")) is None  # another stays

@@ -61,7 +61,7 @@ def judged(dataset, root, recipe):
     }
     probed, audited = Outputs(root / "probe"), Outputs(root / "audit")
     outs = {name: probed.of(name) for name in ("scores", "metrics", "roc", "explorer", "uncertain")}
-    probe.python_func(**given, **outs)
+    probe.python_func(**given, tuned=SimpleNamespace(path=str(root / "tuned")), **outs)
     assert outs["metrics"].metadata["pneumonia_rbf_auroc"] > 0.8
     assert len(outs["roc"].curve) == 3
     pages = {name: audited.of(name) for name in ("findings", "drift", "fairness", "shortcuts", "mitigation")}

@@ -149,3 +149,22 @@ def test_a_gate_that_cannot_be_met_refuses_the_release_until_somebody_answers_fo
     assert (said["by"], said["reason"]) == ("Dr O'Example", reason)
     for name in ("xr-moco", "mr-moco"):
         assert json.loads((refused / "releases" / name / "card.json").read_text())["gate"]["override"] == said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_head_that_fuses_covariates_is_released_where_the_recipe_names_it(tmp_path):
+    cohort = phantom.generate(tmp_path / "phantom", patients=240, seed=1, size=32)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        RECIPE.replace("  - {name: moco, queue_size: 64, backbone: {width: 8}}\n", "")
+        + "finetune: {modes: [linear], fusions: [gated], head: gated, linear_epochs: 10, linear_rates: [0.01]}\n"
+        + "export: {encoder: pixels}\n"
+    )
+    done = hilum_run(cohort, recipe, tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    releases = tmp_path / "out" / "releases"
+    card = json.loads((releases / "xr-pixels" / "card.json").read_text())
+    assert card["head"]["fusion"]["kind"] == "gated"
+    assert {one["name"] for one in card["head"]["fusion"]["covariates"]} >= {"o2_saturation_pct"}
+    assert json.loads((releases / "mr-pixels" / "card.json").read_text())["head"] is None

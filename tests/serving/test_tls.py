@@ -13,8 +13,7 @@ import pytest
 from cryptography import x509
 from releasing import drawn_image, encoded
 
-from hilum.client import Client, Unavailable
-from hilum.client.talking import Patience
+from hilum.client import Client, Untrusted
 from hilum.delivery.fronts import tls
 from hilum.errors import HilumError, UsageError
 
@@ -86,8 +85,7 @@ def test_who_does_not_know_the_authority_sends_nothing(front, film, tmp_path):
 def test_the_client_takes_a_file_of_authorities(front, pair, film):
     with Client(front.url, front.token, ca=pair[2]) as client:
         assert 0 < client.predict(film).probability < 1
-    once = Patience(attempts=1)
-    with Client(front.url, front.token, patience=once) as client, pytest.raises(Unavailable, match="cannot be reached"):
+    with Client(front.url, front.token) as client, pytest.raises(Untrusted, match="not trusted"):
         client.predict(film)
 
 

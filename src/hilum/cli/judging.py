@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from hilum.cli.options import EXISTING, FOLDER, override_options, recipe_of, recipe_option, verb
+from hilum.errors import UsageError
 
 PAGE = click.Path(path_type=Path, dir_okay=False)
 
@@ -21,11 +22,13 @@ def probe(dataset: Path, vectors: Path, out: Path, tuned: Path | None, recipe: P
     """Score an embedding with SVM probes, fit the label's head, draw its map."""
     from hilum.judgement import judge
 
-    found = judge.probe(dataset, vectors, recipe_of(recipe), out)
-    if tuned is not None:
-        from hilum.judgement.fusion import head
-
-        head.adopt(dataset, vectors, tuned, out, recipe_of(recipe).probe)
+    asked = recipe_of(recipe)
+    if asked.finetune.head is not None and tuned is None:
+        raise UsageError(
+            f"the recipe's head is the fusion {asked.finetune.head}; name its fine-tuning with --tuned, or leave "
+            "finetune.head out"
+        )
+    found = judge.probe(dataset, vectors, asked, out, tuned)
     for name, value in found.metrics.items():
         click.echo(f"{name:<48} {value:8.3f}")
 

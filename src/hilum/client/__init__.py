@@ -14,6 +14,7 @@ ClientError
 |-- Refused            the server says what is wrong with the call (4xx): code, message, what would be right
 |   `-- Unauthorized   it wants another token
 |-- Unavailable        it did not answer in time, or was too busy, after every retry
+|-- Untrusted          nothing was sent: the server's certificate is not trusted
 `-- Unexpected         what came back is no answer of hilum's
 """
 
@@ -30,6 +31,7 @@ from hilum.client.faults import Unauthorized as Unauthorized
 from hilum.client.faults import Unavailable as Unavailable
 from hilum.client.faults import Unexpected as Unexpected
 from hilum.client.faults import Unsendable as Unsendable
+from hilum.client.faults import Untrusted as Untrusted
 from hilum.client.talking import AsyncClient as AsyncClient
 from hilum.client.talking import Client as Client
 from hilum.client.talking import Patience as Patience

@@ -40,5 +40,9 @@ class Unavailable(ClientError):
         self.attempts = attempts
 
 
+class Untrusted(ClientError):
+    """Nothing was sent: the server's certificate does not say that it is the server."""
+
+
 class Unexpected(ClientError):
     """What came back is no answer of hilum's: another server, or another version of it."""

@@ -1,5 +1,6 @@
 """What came back: an answer, a refusal, or nothing of hilum's."""
 
+import ssl
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -7,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from hilum.client.faults import Refused, Unauthorized, Unavailable, Unexpected
+from hilum.client.faults import Refused, Unauthorized, Unavailable, Unexpected, Untrusted
 
 MOST_BYTES: Final = 256 * 2**20  # of an answer: the embeddings of a volume have a few
 _OF_TRANSFER: Final = ("content-encoding", "content-length", "transfer-encoding")
@@ -89,7 +90,17 @@ def busy(found: httpx.Response) -> str:
 
 
 def broken(error: httpx.TransportError) -> str:
-    """For a connection that failed, without the library's words: they may hold a proxy's password."""
+    """For a connection that failed, without the library's words: they may hold a proxy's password.
+
+    Raises:
+        Untrusted: It failed over the certificate; another attempt would too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            words = "give the authority that signed it as `ca`, or the name that it is for as the address"
+            raise Untrusted(f"the server's certificate is not trusted ({cause.verify_message}); {words}")
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
         return "the server cannot be reached"
     if isinstance(error, httpx.TimeoutException):

@@ -50,21 +50,34 @@ class Findings:
     roc: tuple[list[float], list[float], list[float]] | None
 
 
-def probe(dataset: Path, vectors: Path, recipe: Recipe, out: Path) -> Findings:
+def probe(dataset: Path, vectors: Path, recipe: Recipe, out: Path, tuned: Path | None = None) -> Findings:
     """Everything that is read from an embedding alone; writes `out`.
 
     Probes, the head of the recipe's label, label-efficiency curves, uncertain labels where there are any, the map and
     the page to walk through it.
+
+    Args:
+        dataset: The dataset folder.
+        vectors: Embeddings of it.
+        recipe: The whole recipe.
+        out: The folder that is written.
+        tuned: A fine-tuning of the encoder, which becomes the label's head in the place of the linear one.
+
+    Raises:
+        HilumError: A folder is not what it should be, or they do not belong together.
     """
     # Each brings a heavy library that only this step needs.
     from hilum.judgement.explorer import explore, maps
     from hilum.judgement.fairness import mitigation
+    from hilum.judgement.fusion import head as fused
     from hilum.judgement.probing import efficiency, head, policies, probes
 
     label = recipe.audit.label
     scores = probes.run(dataset, vectors, recipe.probe, out, label=label)
     head.run(dataset, vectors, label, out, recipe.probe)
     mitigation.apply(dataset, vectors, recipe, out)
+    if tuned is not None:
+        fused.adopt(dataset, vectors, tuned, out, recipe.probe)
     efficiency.run(dataset, vectors, recipe.probe, out)
     cohort = Dataset.open(dataset)
     if (cohort.manifest[list(cohort.facts.labels)] == UNCERTAIN).any(axis=None):

@@ -169,6 +169,7 @@ class Recipe(Section):
             raise ValueError(f"the released encoder {self.export.encoder!r} is not among the encoders {names}")
         if self.audit.label != self.export.label:
             raise ValueError(f"audit.label {self.audit.label!r} and export.label {self.export.label!r} must agree")
+        self._head_is_made()
         if strange := sorted(set(self.gate.groups) - set(self.audit.groups)) if self.audit.groups else []:
             raise ValueError(
                 f"gate.groups names {', '.join(strange)}, by which audit.groups does not audit; name it there"
@@ -180,6 +181,20 @@ class Recipe(Section):
         for name in names:
             self.train_of(name, "XR")
         return self
+
+    def _head_is_made(self) -> None:
+        """A head that fuses covariates is one of the fine-tunings, for the label that is released."""
+        section = self.finetune
+        if section.head is None:
+            return
+        if "linear" not in section.modes or section.head not in section.fusions:
+            raise ValueError(
+                f"finetune.head is {section.head!r}; name it in finetune.fusions, and linear in finetune.modes"
+            )
+        if section.label != self.export.label:
+            raise ValueError(f"finetune.label {section.label!r} and export.label {self.export.label!r} must agree")
+        if self.mitigation.applied != "none":
+            raise ValueError("a head that fuses covariates cannot be mitigated; set mitigation.applied to none")
 
     def train_of(self, name: str, modality: str) -> Train:
         """The training section for one encoder and modality."""

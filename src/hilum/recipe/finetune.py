@@ -18,6 +18,9 @@ class Finetune(Section):
     label: str = "pneumonia"
     modes: tuple[Mode, ...] = Field((), description="Frozen encoder, or all weights; no fine-tuning where empty.")
     fusions: tuple[Fusion, ...] = Field((), description="Put side by side; image_only alone where empty.")
+    head: Literal["concatenation", "gated"] | None = Field(
+        None, description="Fusion, of the mode linear, that becomes the released head; the linear probe where null."
+    )
     covariates: tuple[str, ...] = Field((), description="Columns that are fused; all of the dataset where empty.")
     linear_epochs: int = Field(60, ge=1, description="At most, of each trial.")
     end_to_end_epochs: int = Field(30, ge=1, description="Likewise.")

@@ -246,8 +246,8 @@ def management(house: House, reload: Callable[[], Awaitable[None]]) -> Starlette
         except HilumError as error:
             raise CallError(
                 "not_reloaded",
-                f"the releases that lie there now do not load: {error}",
-                "mend them; the old ones go on",
+                f"what lies there now is not taken up: {error}",
+                "mend it; what was served before goes on",
                 409,
             ) from error
         return await status(request)

@@ -89,8 +89,8 @@ def _operation(path: str, said: dict[str, Any], told: dict[str, Any], closed: bo
             "description": told["refusals"][status],
             "content": {"application/json": {"schema": schema}},
         }
-    if "503" in responses:
-        responses["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+        if headers := _HEADERS.get(status):
+            responses[status]["headers"] = headers
     if closed and not is_open:
         operation["security"] = [{"token": []}]
     return operation | {"responses": responses}
@@ -110,4 +110,10 @@ def _file(name: str) -> Any:
     return yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
 
 
+# Of refusals, by status.
+_HEADERS: Final = {
+    "401": {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    "405": {"Allow": {"description": "The methods that there are.", "schema": {"type": "string"}}},
+    "503": {"Retry-After": {"description": "Seconds, of what may pass.", "schema": {"type": "integer"}}},
+}
 _ALL: Final = ("400", "401", "404", "405", "406", "408", "413", "415", "422", "500", "503")

@@ -28,13 +28,15 @@ from hilum.data.store import Dataset, read_json, write_json
 from hilum.data.vectors import Vectors
 from hilum.errors import CheckFailed, DatasetError, UsageError
 from hilum.identity import Run, code_revision, digest_file
+from hilum.judgement.fusion.ladder import FACTS as COMPARISON
 from hilum.judgement.fusion.ladder import PREDICTIONS, VALIDATION
 from hilum.judgement.probing import head as heads
 from hilum.judgement.probing.calibration import operating_point, platt, sigmoid
 from hilum.judgement.probing.head import Floats, Head
-from hilum.recipe import Probe, digest
+from hilum.recipe import Finetune, Probe, digest
 
 FUSED: Final = ("concatenation", "gated")
+CARD: Final = "card.json"  # of a fine-tuning
 ARRAYS: Final = "fusion.npz"  # of a fine-tuning: its fusion's weights, for who has no torch
 USUAL: Final = (0.01, 0.99)  # quantiles of train between which a value counts as usual
 AGREE: Final = 1e-3  # largest difference of a logit from torch's; both add in another order
@@ -177,7 +179,7 @@ def adopt(dataset: Path, vectors: Path, tuned: Path, out: Path, recipe: Probe | 
     """
     recipe = recipe or Probe()
     cohort, embedded = Dataset.open(dataset), Vectors.open(vectors)
-    table, card = embedded.joined(cohort), read_json(tuned / "card.json")
+    table, card = embedded.joined(cohort), read_json(tuned / CARD)
     _belongs(card, cohort, embedded, out)
     clinical, arrays = Clinical.of(card["covariates"]), _arrays(tuned)
     bare = FusedHead(card["fusion"], clinical, arrays, 1.0, 0.0, 0.5)
@@ -241,6 +243,24 @@ def adopt(dataset: Path, vectors: Path, tuned: Path, out: Path, recipe: Probe | 
     }
     FusedHead(card["fusion"], clinical, arrays, a, b, threshold, card["label"], facts).save(out)
     return heads.facts(out)
+
+
+def named(ladder: Path, section: Finetune) -> Path | None:
+    """The fine-tuning that a recipe makes the head, of those in the folder of the pipeline's step.
+
+    None where the recipe names none, and where the data allow none, as those of a modality without the label.
+
+    Raises:
+        DatasetError: It is not there.
+    """
+    if section.head is None:
+        return None
+    tuned = ladder / "linear" / section.head
+    if (tuned / CARD).is_file():
+        return tuned
+    if (ladder / COMPARISON).is_file() and not read_json(ladder / COMPARISON).get("answered", True):
+        return None
+    raise DatasetError(f"the fine-tuning {tuned} is not there; fine-tune with the modes and fusions of this recipe")
 
 
 def _caveats(kind: str, few: int) -> list[str]:
