@@ -97,10 +97,9 @@ def runs(only: str | None) -> list[Run]:
         recipe: Recipe = read(path)
         for section in recipe.encoders:
             if section.name not in ("pixels", "imagenet"):  # the floor, and one that is taken as it is
-                train = recipe.train_of(section.name, recipe.train.modality)
-                found.append(
-                    Run(path.stem, path.stem.split("-")[0], recipe.ingest.preprocessing.size, unweighted(train))
-                )
+                dataset = path.stem.split("-")[0]
+                train = recipe.train_of(section.name, "MR" if dataset == "gnc" else "XR")
+                found.append(Run(path.stem, dataset, recipe.ingest.preprocessing.size, unweighted(train)))
     return found
 
 

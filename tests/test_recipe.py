@@ -28,6 +28,10 @@ def test_a_recipe_is_frozen() -> None:
         ({"encoders": [{"name": "nonsuch"}]}, "encoders.0: .*nonsuch"),
         ({"encoders": [{"name": "moco"}]}, "`pixels` is the floor"),
         ({"encoders": [{"name": "pixels"}, {"name": "pixels"}]}, "each encoder is named once"),
+        ({"train": {"encoder": {"name": "vae"}}}, "train: .*the sections of encoders stand in `encoders`"),
+        ({"train": {"modality": "MR"}}, "train: .*--modality"),
+        ({"train_each": {"moco": {"encoder": {"name": "vae"}}}}, r"train_each\.moco: encoder: Extra inputs"),
+        ({"train_each": {"moco": {"epochs": 0}}}, r"train_each\.moco: epochs: .*greater than or equal to 1"),
     ],
 )
 def test_what_does_not_belong_is_named(values: dict[str, object], message: str) -> None:

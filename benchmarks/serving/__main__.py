@@ -39,7 +39,7 @@ from typing import Final, NamedTuple
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where PYTHONSAFEPATH is set, as in the Makefile
-from releases import release_of
+from releases import millions, release_of
 from same import Same, film
 
 from hilum.delivery.fronts import door, torchserve
@@ -339,7 +339,7 @@ def main(arguments: Sequence[str] | None = None, make: Callable[[str, Path], Pat
     for model in chosen.models.split(","):
         release = make(model, chosen.work)
         for engine in chosen.engines.split(","):
-            print(f"\n### {model}, {engine}\n", flush=True)
+            print(f"\n### {model}, {engine}\n\n{millions(release):.1f} million weights; ", end="", flush=True)
             with tempfile.TemporaryDirectory() as work:
                 for line in compare(release, engine, servers, chosen.rounds, chosen.seconds, Path(work)):
                     print(line, flush=True)

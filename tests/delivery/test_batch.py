@@ -11,8 +11,10 @@ import pandas as pd
 import psutil
 import pytest
 from releasing import dicom, drawn_image, encoded, photograph
+from threadpoolctl import threadpool_info
 
 from hilum.delivery import batch
+from hilum.delivery.engines import DEFAULT
 from hilum.errors import UsageError
 
 
@@ -71,6 +73,12 @@ def test_several_processes_answer_as_one_does(xr_release, many, tmp_path, monkey
     monkeypatch.setattr(batch, "IN_PROCESS", 0)
     assert batch.predict(xr_release, many, tmp_path / "two.parquet", workers=2) == 2
     pd.testing.assert_frame_equal(*(pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "two")))
+
+
+def test_a_process_of_several_leaves_their_cores_to_the_others(xr_release):
+    with batch._pool(batch._Job(xr_release, DEFAULT), 1) as pool:
+        found = pool.submit(threadpool_info).result()
+    assert {one["num_threads"] for one in found if one["user_api"] == "blas"} == {1}
 
 
 def test_a_run_that_was_stopped_does_only_what_is_missing(xr_release, many, tmp_path, monkeypatch):

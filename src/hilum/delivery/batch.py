@@ -9,7 +9,6 @@ A file whose decoding ends its process (which no file should) costs its own row:
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -22,7 +21,7 @@ from hilum.delivery import measurements
 from hilum.delivery.answering.bodies import ABSTAINED
 from hilum.delivery.desk import Answer, Desk, Request, numbers
 from hilum.delivery.engines import DEFAULT
-from hilum.delivery.machine import usable_cores
+from hilum.delivery.machine import bound_arithmetic, usable_cores
 from hilum.delivery.predictor import BATCH, Release
 from hilum.errors import ImageError, UsageError
 from hilum.identity import digest_json
@@ -258,7 +257,7 @@ def _pool(job: _Job, workers: int) -> ProcessPoolExecutor:
 
 def _open(job: _Job) -> None:
     global _here
-    os.environ["OMP_NUM_THREADS"] = "1"
+    bound_arithmetic(1)
     _here = job, job.desk()
 
 

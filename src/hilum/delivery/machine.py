@@ -1,10 +1,12 @@
-"""What a server finds on its machine: cores that it may use, and ports that are free."""
+"""What a server finds on its machine: cores that it may use, and ports that are free; and what it leaves to others."""
 
 import math
 import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+
+from threadpoolctl import threadpool_limits
 
 from hilum.errors import UsageError
 
@@ -17,6 +19,15 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2, or `max`: no quota
         return max(1, cores)
+
+
+def bound_arithmetic(threads: int) -> None:
+    """Let NumPy's matrix products use this many threads, in a process that stands beside others like it.
+
+    OpenBLAS keeps a thread per core, and each goes on spinning for a while after a product that it took part in: with a
+    worker on every core, they take the cores from one another.
+    """
+    threadpool_limits(threads, user_api="blas")
 
 
 def free_port(host: str, besides: Sequence[int] = ()) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hilum.errors import UsageError
 from hilum.identity import digest_json
@@ -95,11 +95,9 @@ class Optimizer(Section):
     clip_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
 
 
-class Train(Section):
-    """One encoder, trained on the train split of one modality."""
+class Training(Section):
+    """How encoders are trained; `Train` says which one, on what."""
 
-    encoder: Encoder = Moco()
-    modality: Literal["XR", "MR"] = "XR"
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=2, description="Of all workers together.")
     optimizer: Optimizer = Optimizer()
@@ -111,6 +109,13 @@ class Train(Section):
     compile: bool = Field(False, description="Compile the networks with torch.compile; benchmarks/gpu.py measures it.")
     store: Literal["auto", "gpu", "pinned", "mapped"] = Field("auto", description="Where the images lie in training.")
     checkpoint_every_epochs: int = Field(1, ge=1)
+
+
+class Train(Training):
+    """One encoder, trained on the train split of one modality."""
+
+    encoder: Encoder = Moco()
+    modality: Literal["XR", "MR"] = "XR"
 
 
 EngineName = Literal["onnxruntime-fp32", "openvino-bf16", "onnxruntime-int8", "onnxruntime-cuda"]
@@ -147,7 +152,7 @@ class Recipe(Section):
     ingest: Ingest = Ingest()
     validation: Validation = Validation()
     encoders: tuple[Encoder, ...] = (Moco(), Pixels())
-    train: Train = Train()
+    train: Training = Training()
     train_each: dict[str, dict[str, Any]] = Field(
         {}, description="Values of `train` that hold for one encoder only, by its name."
     )
@@ -159,6 +164,16 @@ class Recipe(Section):
     explore: Explore = Explore()
     gate: Gate = Gate()
     export: Export = Export()
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _of_every_encoder(cls, values: Any) -> Any:
+        """What would be read by nobody is refused: a run of another encoder than was meant takes days to notice."""
+        if isinstance(values, dict) and "encoder" in values:
+            raise ValueError("it holds for every encoder and names none; the sections of encoders stand in `encoders`")
+        if isinstance(values, dict) and "modality" in values:
+            raise ValueError("every modality of the dataset is trained on; name one with `hilum train --modality`")
+        return values
 
     @model_validator(mode="after")
     def _holds_together(self) -> "Recipe":
@@ -201,7 +216,11 @@ class Recipe(Section):
         for encoder in self.encoders:
             if encoder.name == name:
                 values = _over(self.train.model_dump(), self.train_each.get(name, {}))
-                return Train.model_validate({**values, "encoder": encoder, "modality": modality})
+                try:
+                    training = Training.model_validate(values)
+                except ValidationError as error:
+                    raise ValueError(f"train_each.{name}: {_faults(error)}") from error
+                return Train.model_validate({**training.model_dump(), "encoder": encoder, "modality": modality})
         raise UsageError(f"the recipe has no encoder {name!r}; it has {', '.join(e.name for e in self.encoders)}")
 
 
@@ -224,7 +243,7 @@ def compose(
         base: Nested values of a Recipe; `base["encoders"]` gives the sections of encoders that the form names.
         layout: See Ingest; and so for the others.
         encoders: Names of the encoders, in the order of the leaderboard.
-        epochs: See Train.
+        epochs: See Training.
         image_size: See Preprocessing.
         seed: Of every section that has one.
         label: Of the audit, the head and the release.
@@ -282,11 +301,14 @@ def parse(values: dict[str, Any], kind: type[Section] = Recipe) -> Any:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or kind.__name__}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise UsageError(f"the recipe does not hold together: {faults}") from error
+        raise UsageError(f"the recipe does not hold together: {_faults(error, kind.__name__)}") from error
+
+
+def _faults(error: ValidationError, whole: str = "") -> str:
+    """Every fault after its place; `whole` stands for those of no single place."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or whole}: {fault['msg']}" for fault in error.errors()
+    )
 
 
 def read(path: str | Path, kind: type[Section] = Recipe) -> Any:

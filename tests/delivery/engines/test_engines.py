@@ -17,6 +17,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from releasing import SERVING, drawn_image, encoded
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from hilum.cli import cli
@@ -305,7 +306,9 @@ def test_an_archive_opens_with_its_engine(release, tmp_path):
         system_properties={"model_dir": str(folder)},
         model_yaml_config=yaml.safe_load((folder / "model-config.yaml").read_text()),
     )
-    [answer] = exchange.open_desk(context, "embeddings").answer([Request(encoded(drawn_image("PA")))])
+    with threadpool_limits():  # which were there before come back
+        [answer] = exchange.open_desk(context, "embeddings").answer([Request(encoded(drawn_image("PA")))])
+        assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {1}
     assert answer.body["engine"]["name"] == "openvino-bf16"
 
 

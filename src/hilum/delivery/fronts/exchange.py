@@ -18,6 +18,7 @@ from hilum.delivery.engines import DEFAULT
 from hilum.delivery.fronts import inference_protocol, metering, wire
 from hilum.delivery.fronts.asking import JSON, MULTIPART, Call
 from hilum.delivery.fronts.refusals import CallError
+from hilum.delivery.machine import bound_arithmetic
 
 DECODE: Final = "decode_input_request"
 INPUTS: Final = re.compile(rb'"inputs"\s*:')  # what such a call must have and no other JSON here may
@@ -52,11 +53,12 @@ def open_desk(context: Context, question: str) -> Desk:
     """
     settings = (context.model_yaml_config or {}).get("handler") or {}
     releases = Path(context.system_properties["model_dir"]) / "releases"
-    engine = str(settings.get("engine", DEFAULT))
+    engine, threads = str(settings.get("engine", DEFAULT)), int(settings.get("threads", 1))
+    bound_arithmetic(threads)
     desk = Desk.load(
         sorted(path for path in releases.iterdir() if path.is_dir()),
         str(settings.get("question", question)),
-        int(settings.get("threads", 1)),
+        threads,
         engine,
     )
     metering.serve(_metrics(context), list(desk.releases.values()), engine)

@@ -96,7 +96,6 @@ class Worker(asyncio.Protocol):
                 json.dumps(asdict(orders)),
                 pass_fds=[there.fileno(), *([descriptor] if descriptor >= 0 else [])],
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(orders.threads))},
             )
         if descriptor >= 0:
             os.close(descriptor)

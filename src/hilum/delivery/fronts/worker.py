@@ -31,6 +31,7 @@ from hilum.delivery.fronts import inference_protocol, wire
 from hilum.delivery.fronts.asking import Call
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.fronts.wire import Reply
+from hilum.delivery.machine import bound_arithmetic
 from hilum.delivery.predictor import Release
 from hilum.errors import HilumError
 
@@ -79,6 +80,7 @@ def main(descriptor: int, shared: int, orders: Orders) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as wires:
+        bound_arithmetic(orders.threads)
         try:
             opened = desks([Release.open(Path(path)) for path in orders.releases], orders.threads, orders.engine)
         except HilumError as error:
