@@ -50,7 +50,7 @@ ROOT: Final = HERE.parents[1]
 OTHERS: Final = ROOT / "build" / "bench-serving"  # a virtual environment with the other servers
 VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0", "kserve==0.21.0")
 CONCURRENCY: Final = (1, 4, 16)
-WARM_SECONDS: Final = 12.0  # of load before anything is measured: TorchServe's Java compiles itself meanwhile
+WARM_SECONDS: Final = (3.0, 12.0)  # of load before anything is measured; TorchServe's Java compiles itself meanwhile
 SERVERS: Final = ("torchserve", "starlette", "fastapi", "litserve", "bentoml", "kserve")
 
 
@@ -262,7 +262,7 @@ def compare(
     beside: dict[str, list[float]] = {server: [] for server in servers}
     for server in servers:
         with served(server, release, engine, cores) as target:
-            load(target, content, 4, WARM_SECONDS if seconds >= 2 else seconds, work)
+            load(target, content, 4, WARM_SECONDS[server == "torchserve"] if seconds >= 2 else seconds, work)
             for _ in range(rounds):
                 calls_ms.append(bare(release, engine, content))
                 before = ceiling(release, engine, content, cores, seconds)

@@ -42,7 +42,7 @@ class Request:
         saliency: Whether the answer shows what moved it.
         seen: Whether the answer shows the image as the model saw it.
         bare: The body goes without the numbers of an embedding, which the answer's `values` hold: who takes them from
-            there is spared writing some hundred decimals.
+            there is spared writing some hundred decimals, and the out-of-distribution score.
         pixels: In place of `content`, an image that the caller has decoded: uint8 in 0-255 or float32 in 0-1, (H, W).
     """
 
@@ -181,7 +181,8 @@ class Desk:
         release, request, z_D = one.release, one.request, result.z_BD[row]
         predictor, card = self._predictors[release.card.modality], release.card
         body = bodies.identity(release, predictor.engine, one.known_by)
-        score = release.cases.score(z_D) if release.cases is not None else None
+        told = self.question != EMBEDDINGS or not request.bare  # an embedding's numbers alone carry no score
+        score = release.cases.score(z_D) if told and release.cases is not None else None
         unlike = bodies.out_of_distribution(release.cases, score)
         if self.question == EMBEDDINGS:
             values = z_D

@@ -166,7 +166,7 @@ def edges(image_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
     resized = Image.fromarray(image_HW).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     down, across = _gradient(np.asarray(resized, dtype=np.float64))
     squared = across * across + down * down
-    if float(squared.mean()) < BLANK**2:
+    if float(squared.sum()) < BLANK**2 * squared.size:
         return np.zeros(FEATURES)
     magnitude = np.sqrt(squared)
     angle = np.arctan2(down, across) * (BINS / np.pi)  # in bins, from -BINS to BINS
@@ -177,8 +177,8 @@ def edges(image_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
     histograms = np.bincount((_CELL_HW + bins % BINS).ravel(), (magnitude - upper_share).ravel(), FEATURES)
     histograms += np.bincount((_CELL_HW + (bins + 1) % BINS).ravel(), upper_share.ravel(), FEATURES)
     features = np.sqrt(histograms)  # the square root tames the few strong edges (RootSIFT, HOG's L1-sqrt)
-    features -= features.mean()
-    standard: NDArray[np.float64] = features / features.std()
+    features -= features.sum() / FEATURES
+    standard: NDArray[np.float64] = features * np.sqrt(FEATURES / (features @ features))
     return standard
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 ENDS: Final = (2, 253)  # grey values at and beyond which a pixel is black or white
 QUANTILE: Final = 0.005  # of training images that may lie beyond a bound before its margin
 MARGIN: Final = 0.5  # a bound is moved this part of the way from that quantile towards the unreadable extreme
+_LEVELS: Final = np.arange(256)
 
 
 @dataclass(frozen=True)
@@ -83,4 +84,4 @@ def figures(image_SS: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     total = int(below[-1])
     low, high = np.searchsorted(below, [0.05 * total, 0.95 * total])
     black, white = float(below[ENDS[0]]), float(total - below[ENDS[1] - 1])
-    return float(high - low), float(np.arange(256) @ counts) / total, black / total, white / total
+    return float(high - low), float(_LEVELS @ counts) / total, black / total, white / total
