@@ -11,9 +11,10 @@ ratios would be where an image takes longer or shorter. The images are 1024 px J
 random, because time does not depend on them. The load comes from wrk (Debian's package), in a closed loop.
 
 Servers: `torchserve` and `starlette` are hilum's fronts, as `hilum serve` starts them, with everything they do beside
-the graph (dossier, input limits, training cases); `fastapi`, `litserve`, `bentoml`, `kserve` do no more than decode,
-resize and run the graph. LitServe gets a form, because it takes no raw body; KServe gets base64 in JSON, because over
-HTTP it takes nothing else (with_kserve.py says why).
+the graph (dossier, input limits, training cases); the others do no more than decode, resize and run the graph.
+`fastapi-plain` is FastAPI as its documentation shows it, an uploaded file and a function; `fastapi` is the fastest that
+was found to be made of it, a thread per core with an engine of its own. LitServe and `fastapi-plain` get a form; KServe
+gets base64 in JSON, because over HTTP it takes nothing else (with_kserve.py says why).
 """
 
 import argparse
@@ -51,7 +52,7 @@ OTHERS: Final = ROOT / "build" / "bench-serving"  # a virtual environment with t
 VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0", "kserve==0.21.0")
 CONCURRENCY: Final = (1, 4, 16)
 WARM_SECONDS: Final = (3.0, 12.0)  # of load before anything is measured; TorchServe's Java compiles itself meanwhile
-SERVERS: Final = ("torchserve", "starlette", "fastapi", "litserve", "bentoml", "kserve")
+SERVERS: Final = ("torchserve", "starlette", "fastapi-plain", "fastapi", "litserve", "bentoml", "kserve")
 
 
 class Measured(NamedTuple):
@@ -176,22 +177,15 @@ def served(server: str, release: Path, engine: str, cores: int) -> Iterator[Targ
 def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Target]:
     port, beside = free_port("127.0.0.1"), free_port("127.0.0.1")
     python = OTHERS / "bin" / "python"
+    uvicorn = ["--port", str(port), "--log-level", "error", "--no-access-log"]
     commands = {
-        "fastapi": [
-            "-m",
-            "uvicorn",
-            "with_fastapi:app",
-            "--port",
-            str(port),
-            "--log-level",
-            "error",
-            "--no-access-log",
-        ],
+        "fastapi-plain": ["-m", "uvicorn", "with_fastapi_plain:app", *uvicorn],
+        "fastapi": ["-m", "uvicorn", "with_fastapi:app", *uvicorn],
         "litserve": [str(HERE / "with_litserve.py")],
         "bentoml": ["-m", "bentoml", "serve", "with_bentoml:Embeddings", "--port", str(port), "--host", "127.0.0.1"],
         "kserve": [str(HERE / "with_kserve.py"), "--configure_logging", "false"],
     }
-    ready = {"fastapi": "/ready", "litserve": "/health", "bentoml": "/readyz", "kserve": "/v2/health/ready"}[server]
+    ready = {"litserve": "/health", "bentoml": "/readyz", "kserve": "/v2/health/ready"}.get(server, "/ready")
     path = "/v2/models/embeddings/infer" if server == "kserve" else "/predict"
     environment = {
         **os.environ,
@@ -224,7 +218,8 @@ def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Targ
                     log.seek(0)
                     raise SystemExit(f"{server} did not start: {log.read()[-2000:]}")
                 time.sleep(0.2)
-            yield Target(f"http://127.0.0.1:{port}{path}", {}, server == "litserve", server == "kserve")
+            takes_form = server in ("litserve", "fastapi-plain")
+            yield Target(f"http://127.0.0.1:{port}{path}", {}, takes_form, server == "kserve")
         finally:
             os.killpg(running.pid, signal.SIGTERM)  # BentoML's workers have groups of their own: it ends them itself
             try:

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hilum.data.anatomy.cohort import shots
@@ -14,16 +15,23 @@ from hilum.delivery.predictor import infer
 
 
 class Same:
-    """Bytes of an image to bytes of its embedding; one engine, one thread."""
+    """Bytes of an image to bytes of its embedding; one engine, of one thread unless more are asked for."""
 
-    def __init__(self, release: str, engine: str) -> None:
+    def __init__(self, release: str, engine: str, threads: int = 1) -> None:
         folder = Path(release)
         self._numbers = ReleaseCard.load(folder).preprocessing
-        self._engine = open_engine(engine, folder)
+        self._engine = open_engine(engine, folder, threads)
 
     def __call__(self, content: bytes) -> bytes:
         """The embedding of an image, little-endian float32."""
-        image_SS = preprocess(decode(content).pixels, self._numbers)
+        return self.embedded(self.prepared(content))
+
+    def prepared(self, content: bytes) -> NDArray[np.uint8]:
+        """The image that the graph takes: decoded and resized."""
+        return preprocess(decode(content).pixels, self._numbers)
+
+    def embedded(self, image_SS: NDArray[np.uint8]) -> bytes:
+        """The graph's answer to it."""
         return infer(self._engine, image_SS[None]).z_BD.astype("<f4").tobytes()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,11 @@ class Release:
     def cases(self) -> Neighbours | None:
         """The training cases that it keeps; None where the training set was too small to keep any."""
         return Neighbours.load(self.path / CASES, self.card.dim) if self.card.cases is not None else None
+
+    @cached_property
+    def gate(self) -> dict[str, Any]:
+        """What the gate said, for JSON; made once, since every answer says it."""
+        return self.card.gate.model_dump(mode="json")
 
     @property
     def short_id(self) -> str:

@@ -47,7 +47,7 @@ def identity(release: Release, engine: dict[str, str], known_by: str) -> dict[st
         "engine": engine,
         "dossier": release.short_id,
         "run": dict(card.run),
-        "gate": card.gate.model_dump(mode="json"),
+        "gate": release.gate,
         "modality": card.modality,
         "modality_known_by": known_by,
     }

@@ -119,9 +119,11 @@ class Router:
                 views = ", ".join(seen.release.card.views)
                 raise Refusal(f"the image is refused: {wrong}", f"send one of these views: {views}")
             raise Abstention("wrong_view", wrong)
+        if self._question == EMBEDDINGS:
+            return  # an embedding makes no claim that the exposure could take away
         cases = seen.release.cases
         fault = cases.exposure.fault(seen.image) if cases is not None else None
-        if fault is not None and self._question != EMBEDDINGS:
+        if fault is not None:
             raise Abstention("unreadable_exposure", fault)
 
     def _unlike(self, seen: _Seen) -> None:

@@ -1,6 +1,7 @@
 """Multipart forms, taken apart within bounds; and text in headers."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -86,6 +87,7 @@ class _Reading:
         self.ended = True
 
 
+@lru_cache(64)  # a handful of texts, all of cards, and each of them in every answer
 def quoted(text: str) -> str:
     """Text as a header can carry it: percent-encoded UTF-8, blanks kept."""
     return quote(text, safe=" ")
