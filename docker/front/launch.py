@@ -5,7 +5,8 @@ are on loopback. In a container tokens are mounted, and metrics are for whoever 
 
 Environment:
     HILUM_RELEASES         folder that holds release folders, one per modality (/releases)
-    HILUM_WORKERS          worker processes (the usable cores)
+    HILUM_WORKERS          worker processes (the usable cores, by the threads of each)
+    HILUM_THREADS          of the engine per image, in each (1)
     HILUM_ENGINE           engine of the graphs (onnxruntime-fp32)
     HILUM_TOKENS           file of tokens, a line each: `inference TOKEN` or `management TOKEN`; read anew when it
                            changes (/etc/hilum/tokens/tokens)
@@ -21,37 +22,11 @@ import os
 import sys
 from pathlib import Path
 
-from hilum.delivery.fronts import door
-from hilum.delivery.machine import usable_cores
-from hilum.errors import HilumError, ReleaseError, UsageError
+from hilum.delivery.fronts import door, mounted
+from hilum.errors import HilumError, UsageError
 
 EVERYWHERE = "0.0.0.0"
 PORT, MANAGEMENT_PORT, METRICS_PORT = 8443, 8081, 8082
-
-
-def releases(folder: Path) -> tuple[Path, ...]:
-    """The release folders below `folder`, told by their card."""
-    found = tuple(sorted(card.parent for card in folder.glob("*/card.json")))
-    if not found:
-        raise ReleaseError(
-            f"{folder} holds no release; mount one folder per modality there, as `hilum export` wrote it"
-        )
-    return found
-
-
-def number(name: str, otherwise: int) -> int:
-    """A whole number above 0 of the environment."""
-    return numbered(name) or otherwise
-
-
-def numbered(name: str) -> int | None:
-    """A whole number above 0 of the environment; None where it says nothing."""
-    said = os.environ.get(name)
-    if not said:
-        return None
-    if not (said.isascii() and said.isdigit() and int(said) > 0):
-        raise UsageError(f"{name} is a whole number above 0, not {said!r}")
-    return int(said)
 
 
 def settings() -> door.Settings:
@@ -60,14 +35,15 @@ def settings() -> door.Settings:
     if any(tls) and not all(tls):
         raise UsageError("TLS needs HILUM_TLS_CERTIFICATE and HILUM_TLS_KEY; set both or neither")
     return door.Settings(
-        releases(Path(os.environ.get("HILUM_RELEASES", "/releases"))),
+        mounted.releases(),
         host=EVERYWHERE,
         port=PORT,
         management_port=MANAGEMENT_PORT,
         metrics_port=METRICS_PORT,
         metrics_host=EVERYWHERE,
-        grpc_port=numbered("HILUM_GRPC_PORT"),
-        workers=number("HILUM_WORKERS", usable_cores()),
+        grpc_port=mounted.number("HILUM_GRPC_PORT"),
+        workers=mounted.number("HILUM_WORKERS"),
+        threads=mounted.number("HILUM_THREADS") or 1,
         engine=os.environ.get("HILUM_ENGINE", "onnxruntime-fp32"),
         keys=Path(os.environ.get("HILUM_TOKENS", "/etc/hilum/tokens/tokens")),
         tls=(Path(tls[0]), Path(tls[1])) if all(tls) else None,

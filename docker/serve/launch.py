@@ -5,7 +5,9 @@ the addresses are the container's, and Java must be process 1 itself, or SIGTERM
 
 Environment:
     HILUM_RELEASES        folder that holds release folders, one per modality (/releases)
-    HILUM_WORKERS         worker processes per model (the usable cores shared among the models)
+    HILUM_WORKERS         worker processes per model (the usable cores, by the threads of each, shared among the models)
+    HILUM_THREADS         of the engine per image, in each (1)
+    HILUM_ENGINE          engine of the graphs (onnxruntime-fp32)
     HILUM_ADDRESS         address of predictions (0.0.0.0); 127.0.0.1 where a proxy shares the network namespace
     HILUM_AUTHENTICATION  `token`: every call needs the inference key of key_file.json in the working directory;
                           `proxy`: a proxy has checked the caller already, which is accepted on 127.0.0.1 only
@@ -21,22 +23,14 @@ from pathlib import Path
 
 import hilum  # noqa: F401  first: it switches ONNX Runtime's telemetry off
 import serving
-from hilum.delivery.machine import usable_cores
+from hilum.delivery.engines import DEFAULT
+from hilum.delivery.fronts import mounted
+from hilum.delivery.machine import workers_for
 from hilum.delivery.predictor import Release
 from hilum.delivery.releasing.archive import archive
 from hilum.errors import HilumError, ReleaseError, UsageError
 
 LOOPBACK = "127.0.0.1"
-
-
-def releases(folder: Path) -> list[Path]:
-    """The release folders below `folder`, told by their card."""
-    found = sorted(card.parent for card in folder.glob("*/card.json"))
-    if not found:
-        raise ReleaseError(
-            f"{folder} holds no release; mount one folder per modality there, as `hilum export` wrote it"
-        )
-    return found
 
 
 def settings(template: str, own: dict[str, str]) -> str:
@@ -56,16 +50,23 @@ def command(work: Path) -> list[str]:
         raise UsageError(
             f"without tokens TorchServe may listen on {LOOPBACK} only, not on {address}; set HILUM_ADDRESS"
         )
-    opened = [Release.open(path) for path in releases(Path(os.environ.get("HILUM_RELEASES", "/releases")))]
+    opened = [Release.open(path) for path in mounted.releases()]
     if len({release.card.modality for release in opened}) < len(opened):
         names = ", ".join(f"{release.card.name} ({release.card.modality})" for release in opened)
         raise ReleaseError(f"one release is served per modality, but there are {names}; mount one of each")
     models = list(dict.fromkeys(question for release in opened for question in release.card.answers))
-    workers = int(os.environ.get("HILUM_WORKERS") or max(1, usable_cores() // len(models)))
+    threads, engine = mounted.number("HILUM_THREADS") or 1, os.environ.get("HILUM_ENGINE", DEFAULT)
+    for release in opened:
+        release.card.engine(engine)  # refuses one that the release does not allow
+    answering = {
+        "workers": mounted.number("HILUM_WORKERS") or workers_for(threads, len(models)),
+        "threads": threads,
+        "engine": engine,
+    }
     store = work / "store"
     shutil.rmtree(store, ignore_errors=True)
     for model in models:
-        archive(model, [release.path for release in opened], serving.FOLDER, store, workers=workers, form="no-archive")
+        archive(model, [release.path for release in opened], serving.FOLDER, store, form="no-archive", **answering)
     properties = work / "config.properties"
     own = {
         "inference_address": f"http://{address}:8080",

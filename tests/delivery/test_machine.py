@@ -21,6 +21,12 @@ def test_cores_are_those_that_the_control_group_leaves(tmp_path):
     assert machine.usable_cores(quota) == min(2, here)
 
 
+def test_workers_and_their_threads_fill_the_cores_and_no_more(monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    assert [machine.workers_for(threads) for threads in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    assert [machine.workers_for(1, models=2), machine.workers_for(2, models=3)] == [4, 1]
+
+
 def test_a_port_that_is_taken_is_refused_and_a_free_one_is_not():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

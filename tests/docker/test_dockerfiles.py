@@ -10,6 +10,7 @@ from types import ModuleType
 import psutil
 import pytest
 import releasing
+import yaml
 
 from components import images
 from hilum.delivery.fronts import door
@@ -112,6 +113,22 @@ def test_a_mount_without_releases_is_refused(launch, tmp_path, monkeypatch) -> N
         launch.command(tmp_path)
 
 
+def test_workers_threads_and_engine_reach_the_model_store(launch, tmp_path_factory, tmp_path, monkeypatch) -> None:
+    release = releasing.release(tmp_path_factory.getbasetemp() / "releasing", "XR")
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / "xr").symlink_to(release)
+    for name, value in (("RELEASES", tmp_path / "releases"), ("WORKERS", 3), ("THREADS", 2)):
+        monkeypatch.setenv(f"HILUM_{name}", str(value))
+    monkeypatch.setenv("PYTHONPATH", "")  # which the launcher sets for Java
+    launch.command(tmp_path)
+    said = yaml.safe_load((tmp_path / "store" / "pneumonia" / "model-config.yaml").read_text())
+    assert (said["minWorkers"], said["maxWorkers"]) == (3, 3)
+    assert (said["handler"]["threads"], said["handler"]["engine"]) == (2, "onnxruntime-fp32")
+    monkeypatch.setenv("HILUM_ENGINE", "openvino-bf16")
+    with pytest.raises(ReleaseError, match="openvino-bf16"):
+        launch.command(tmp_path)
+
+
 def test_the_containers_settings_replace_those_of_the_same_name(launch) -> None:
     template = (ROOT / "serving" / "config.properties").read_text()
     made = launch.settings(template, {"load_models": "embeddings", "inference_address": "http://0.0.0.0:8080"})
@@ -139,9 +156,10 @@ def test_the_front_is_set_up_by_its_environment(front, mounted, monkeypatch) -> 
     found = front.settings()
     assert found.releases == (mounted / "mr", mounted / "xr")
     assert (found.host, found.port, found.management_port, found.metrics_port) == ("0.0.0.0", 8443, 8081, 8082)
-    assert (found.workers, found.open_to_all, found.grpc_port) == (3, False, None)
+    assert (found.workers, found.threads, found.open_to_all, found.grpc_port) == (3, 1, False, None)
     monkeypatch.setenv("HILUM_GRPC_PORT", "8083")
-    assert front.settings().grpc_port == 8083
+    monkeypatch.setenv("HILUM_THREADS", "2")
+    assert (front.settings().grpc_port, front.settings().threads) == (8083, 2)
     assert found.keys == Path("/etc/hilum/tokens/tokens")
     assert found.tls == (Path("/HILUM_TLS_CERTIFICATE"), Path("/HILUM_TLS_KEY"))
 

@@ -14,6 +14,7 @@ import pytest
 from releasing import SOMEBODY, drawn_image, encoded, overridden
 
 from hilum.delivery.fronts.keys import Keys
+from hilum.delivery.machine import workers_for
 from hilum.errors import HilumError
 
 FILM = "/predictions/pneumonia"
@@ -45,6 +46,13 @@ def until(true, seconds=30):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_threads_of_a_worker_leave_fewer_workers(xr_release, starlette_front, film):
+    with starlette_front([xr_release], "--threads", "2") as front:
+        told = [json.loads(worker.cmdline()[-1])["threads"] for worker in workers(front)]
+        assert front.ask(FILM, film).status == 200
+    assert told == [2] * workers_for(2)
 
 
 def test_no_path_but_health_is_open_to_callers_without_a_token(front, film):

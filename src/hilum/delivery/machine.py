@@ -21,6 +21,11 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, cores)
 
 
+def workers_for(threads: int, models: int = 1) -> int:
+    """Worker processes per model, so that all of them together have a thread per usable core, and no fewer than one."""
+    return max(1, usable_cores() // (threads * models))
+
+
 def bound_arithmetic(threads: int) -> None:
     """Let NumPy's matrix products use this many threads, in a process that stands beside others like it.
 

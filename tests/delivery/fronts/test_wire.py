@@ -108,6 +108,21 @@ def test_what_many_images_share_is_said_once_and_may_be_said_otherwise_for_one()
     assert [(one.modality, one.seen) for one in requests] == [("XR", True), ("MR", True)]
 
 
+@pytest.mark.parametrize("key", ["neighbours", "saliency", "seen", "covariates"])
+def test_what_is_malformed_is_refused_also_where_it_is_overruled(key):
+    good = {"neighbours": 2, "saliency": True, "seen": False, "covariates": {"a": 1}}[key]
+    query, headers = {key: "nonsense"}, {f"x-{key}": "nonsense"}
+    for call in (
+        document({key: ["nonsense"], "images": [{"image": "", key: good}]}),
+        replace(document({"image": "", key: good}), query=query),
+        Call(b"film", headers, {key: json.dumps(good)}),
+        replace(form(("data", b"film"), (key, json.dumps(good).encode())), query=query),
+    ):
+        with pytest.raises(CallError) as refused:
+            asking.requests(call)
+        assert (refused.value.status, refused.value.code) == (400, "bad_request")
+
+
 @pytest.mark.parametrize("accept", ["application/octet-stream", "application/x-npy"])
 def test_numbers_alone(desk, accept):
     film = encoded(drawn_image("PA"))

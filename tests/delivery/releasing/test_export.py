@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import onnx
 import pytest
+import yaml
 from releasing import SERVING, gated, phantom_dataset, trained
 
 from hilum.data.layouts import phantom
@@ -14,7 +15,7 @@ from hilum.data.store import Dataset
 from hilum.delivery.card import ReleaseCard
 from hilum.delivery.engines.runtime import Session
 from hilum.delivery.predictor import infer
-from hilum.delivery.releasing import export, graph
+from hilum.delivery.releasing import archive, export, graph
 from hilum.delivery.releasing.sources import Judged
 from hilum.errors import CheckFailed, DatasetError, UsageError
 from hilum.judgement.gate.override import Override
@@ -77,14 +78,20 @@ def test_no_patient_rides_in_a_release(xr_release, base):
 
 
 def test_archives_hold_the_handler_and_the_release_but_no_archive(xr_release):
-    with zipfile.ZipFile(xr_release / "pneumonia.mar") as archive:
-        names = set(archive.namelist())
-        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
-        config = archive.read("model-config.yaml").decode()
+    with zipfile.ZipFile(xr_release / "pneumonia.mar") as packed:
+        names = set(packed.namelist())
+        manifest = json.loads(packed.read("MAR-INF/MANIFEST.json"))
+        config = packed.read("model-config.yaml").decode()
     assert {"pneumonia.py", "releases/xr-pixels/encoder.onnx", "releases/xr-pixels/dossier.json"} <= names
     assert not [name for name in names if name.endswith(".mar")]
     assert manifest["model"]["modelName"] == "pneumonia"
     assert "question: pneumonia" in config
+
+
+def test_an_archive_says_how_many_workers_and_threads_answer(xr_release, tmp_path):
+    made = archive.archive("pneumonia", [xr_release], SERVING, tmp_path, workers=3, threads=2, form="no-archive")
+    said = yaml.safe_load((made / "model-config.yaml").read_text())
+    assert (said["minWorkers"], said["maxWorkers"], said["handler"]["threads"]) == (3, 3, 2)
 
 
 def test_parity_finds_a_head_and_an_encoder_that_differ(xr_release, base):

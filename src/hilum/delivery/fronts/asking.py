@@ -8,7 +8,7 @@ neighbours, saliency, seen) stands in the form or the JSON, else in the query, e
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ MULTIPART: Final = "multipart/form-data"
 RAW: Final = ("", BINARY, "application/x-www-form-urlencoded", "application/dicom", "application/gzip", "text/plain")
 MAX_IMAGES: Final = 64  # of one call; `hilum predict` is there for more
 MAX_NAMED: Final = 40  # characters of the caller's own words that a message repeats
-_BESIDE: Final = ("modality", "covariates", "neighbours", "saliency", "seen")
+_BESIDE: Final = ("modality", "covariates", "neighbours", "saliency", "seen")  # see _TAKEN
 _KEYS: Final = {"image", *_BESIDE}
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 _STANDARD: Final = str.maketrans("-_", "+/")
@@ -97,7 +97,7 @@ def requests(call: Call) -> tuple[list[Request], bool]:
     if kind == JSON:
         return _from_json(parsed(call.content), outer)
     if kind in RAW or kind.startswith("image/"):
-        return [_request(call.content, outer)], False
+        return [Request(call.content, **outer)], False
     raise CallError(
         "unsupported",
         f"a body of type {kind[:MAX_NAMED]} is not read",
@@ -108,15 +108,11 @@ def requests(call: Call) -> tuple[list[Request], bool]:
 
 def _outer(call: Call) -> dict[str, Any]:
     """What the query, or else a header, asks."""
-    found: dict[str, Any] = {}
-    for key in _BESIDE:
-        value = call.query.get(key, call.headers.get(f"x-{key}"))
-        if value is not None:
-            found[key] = value
-    return found
+    headers = {key: call.headers[f"x-{key}"] for key in _BESIDE if f"x-{key}" in call.headers}
+    return _options(headers) | _options({key: call.query[key] for key in _BESIDE if key in call.query})
 
 
-def _from_form(form: Mapping[str, Sequence[bytes]], outer: Mapping[str, Any]) -> tuple[list[Request], bool]:
+def _from_form(form: Mapping[str, Sequence[bytes]], outer: dict[str, Any]) -> tuple[list[Request], bool]:
     contents = [content for name in ("data", "image", "body") for content in form.get(name, ())]
     if strange := sorted(set(form) - _KEYS - {"data", "body"}):
         raise CallError(
@@ -124,21 +120,21 @@ def _from_form(form: Mapping[str, Sequence[bytes]], outer: Mapping[str, Any]) ->
             f"the form has a field {strange[0][:MAX_NAMED]!r}, which means nothing here",
             "name images `data`; beside them there may be modality, covariates, neighbours, saliency and seen",
         )
-    options = {**outer, **{key: _text(form[key][-1], key) for key in form if key in _KEYS - {"image"}}}
+    options = outer | _options({key: _text(form[key][-1], key) for key in form if key in _BESIDE})
     _count(len(contents))
-    return [_request(content, options) for content in contents or [b""]], len(contents) > 1
+    return [Request(content, **options) for content in contents or [b""]], len(contents) > 1
 
 
-def _from_json(said: Any, outer: Mapping[str, Any]) -> tuple[list[Request], bool]:
+def _from_json(said: Any, outer: dict[str, Any]) -> tuple[list[Request], bool]:
     right = 'send {"image": "BASE64"}, or {"images": [{"image": "BASE64"}, ...]}'
     if not isinstance(said, dict):
         raise CallError("bad_request", "the JSON is not an object", right)
     if "images" not in said:
         return [_from_object(said, outer, right)], False
     images = said["images"]
-    common = {key: value for key, value in said.items() if key != "images"}
-    if strange := sorted(set(common) - (_KEYS - {"image"})):
+    if strange := sorted(set(said) - {"images", *_BESIDE}):
         raise CallError("bad_request", f"{strange[0][:MAX_NAMED]!r} means nothing beside images", right)
+    common = outer | _options(said)
     if not isinstance(images, list) or not images:
         raise CallError("bad_request", "images is not a list with something in it", right)
     _count(len(images))
@@ -146,33 +142,38 @@ def _from_json(said: Any, outer: Mapping[str, Any]) -> tuple[list[Request], bool
     for number, one in enumerate(images):
         if not isinstance(one, dict):
             raise CallError("bad_request", f"images[{number}] is not an object", right)
-        found.append(_from_object({**common, **one}, outer, right, f"images[{number}]."))
+        found.append(_from_object(one, common, right, f"images[{number}]."))
     return found, True
 
 
-def _from_object(said: Mapping[str, Any], outer: Mapping[str, Any], right: str, where: str = "") -> Request:
+def _from_object(said: Mapping[str, Any], outer: dict[str, Any], right: str, where: str = "") -> Request:
     if strange := sorted(set(said) - _KEYS):
         raise CallError("bad_request", f"{where}{strange[0][:MAX_NAMED]} means nothing here", right)
     if "image" not in said:
         raise CallError("bad_request", f"{where}image is missing", right)
-    return _request(unbased(said["image"], f"{where}image"), {**outer, **said})
+    return Request(unbased(said["image"], f"{where}image"), **outer | _options(said))
 
 
-def _request(content: bytes, options: Mapping[str, Any]) -> Request:
-    modality = options.get("modality")
-    if modality is not None and not isinstance(modality, str):
+def _options(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What one place asks beside the answer, as `Request` has it.
+
+    Raises:
+        CallError: Something of it is malformed, whether or not a place nearer to the image overrules it.
+    """
+    return {key: taken(said[key], key) for key, taken in _TAKEN.items() if key in said}
+
+
+def _modality(value: Any, _: str) -> str | None:
+    if value is not None and not isinstance(value, str):
         raise CallError("bad_request", "modality is not a string", "give XR or MR, or leave it out")
-    return Request(
-        content,
-        modality,
-        covariates=covariates(options.get("covariates")),
-        neighbours=_number(options.get("neighbours", 0)),
-        saliency=_flag(options, "saliency"),
-        seen=_flag(options, "seen"),
-    )
+    return value
 
 
-def _number(value: Any) -> int:
+def _covariates(value: Any, _: str) -> dict[str, float | None] | None:
+    return covariates(value)
+
+
+def _number(value: Any, _: str) -> int:
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
     if isinstance(value, float) and value.is_integer():
@@ -185,8 +186,7 @@ def _number(value: Any) -> int:
     return value
 
 
-def _flag(options: Mapping[str, Any], key: str) -> bool:
-    value = options.get(key, False)
+def _flag(value: Any, key: str) -> bool:
     if isinstance(value, str):
         value = {**dict.fromkeys(_YES, True), **dict.fromkeys(_NO, False)}.get(value.strip().lower())
     if not isinstance(value, bool):
@@ -229,3 +229,12 @@ def _count(number: int) -> None:
             "send several calls, or use `hilum predict`",
             413,
         )
+
+
+_TAKEN: Final[Mapping[str, Callable[[Any, str], Any]]] = {
+    "modality": _modality,
+    "covariates": _covariates,
+    "neighbours": _number,
+    "saliency": _flag,
+    "seen": _flag,
+}

@@ -27,7 +27,7 @@ from hilum.delivery.fronts.crew import Bounds, Crew
 from hilum.delivery.fronts.keys import Keys
 from hilum.delivery.fronts.slow import Protocol
 from hilum.delivery.fronts.worker import Orders
-from hilum.delivery.machine import refuse_taken, usable_cores
+from hilum.delivery.machine import refuse_taken, workers_for
 from hilum.delivery.predictor import Release
 from hilum.errors import HilumError, ReleaseError, UsageError
 
@@ -123,7 +123,7 @@ async def _serve(
     told: Callable[[dict[str, Any]], str],
 ) -> None:
     opened = open_releases(settings.releases)
-    crew = Crew(_orders(settings), settings.workers or usable_cores(), settings.bounds, _say)
+    crew = Crew(_orders(settings), settings.workers or workers_for(settings.threads), settings.bounds, _say)
     house = House(opened, crew, keys, settings.caps)
     rpc = _rpc(house, settings)
     await crew.start()

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from hilum.delivery.engines import DEFAULT
-from hilum.delivery.machine import free_port, refuse_taken, usable_cores
+from hilum.delivery.machine import free_port, refuse_taken, workers_for
 from hilum.delivery.predictor import Predictor, Release
 from hilum.delivery.releasing.archive import archive
 from hilum.errors import HilumError, ReleaseError, UsageError
@@ -162,6 +162,7 @@ def start(
     management_port: int | None = None,
     metrics_port: int | None = None,
     workers: int | None = None,
+    threads: int = 1,
     engine: str = DEFAULT,
 ) -> Iterator[Server]:
     """Serve releases for the time of a `with` block; it begins when every worker is ready.
@@ -172,7 +173,8 @@ def start(
         port: Of predictions; 0 for a free one.
         management_port: `port` + 1 where None, or a free one where `port` is 0.
         metrics_port: `port` + 2 where None, or a free one where `port` is 0.
-        workers: Processes per model; the usable cores shared among the models where None.
+        workers: Processes per model; the usable cores, by `threads`, shared among the models where None.
+        threads: Of the engine per image, in each worker.
         engine: That runs the graphs.
 
     Raises:
@@ -181,7 +183,7 @@ def start(
         HilumError: The server does not come up; the message ends with its log.
     """
     models = _prove(releases, engine)
-    per_model = workers if workers is not None else max(1, usable_cores() // len(models))
+    per_model = workers if workers is not None else workers_for(threads, len(models))
     ports = _ports(port, management_port, metrics_port)
     work = Path(tempfile.mkdtemp(prefix="hilum-serve-"))
     if len(os.fsencode(work / "tmp" / ".ts.sock.65535")) > SOCKET_PATH_BYTES:
@@ -193,7 +195,13 @@ def start(
     try:
         with bar("start TorchServe", total=len(models) * (per_model + 1), unit="step") as shown:
             for model in models:
-                archive(model, releases, serving, work / "store", workers=per_model, engine=engine, form="no-archive")
+                archive(
+                    *(model, releases, serving, work / "store"),
+                    workers=per_model,
+                    threads=threads,
+                    engine=engine,
+                    form="no-archive",
+                )
                 shown.update()
             process = _launch(work, serving, models, ports)
             server = Server(models, per_model, ports[0], ports[1], ports[2], work, process)
@@ -212,6 +220,7 @@ def serve(
     serving: Path,
     port: int = 8080,
     workers: int | None = None,
+    threads: int = 1,
     engine: str = DEFAULT,
 ) -> None:
     """Serve releases until Ctrl-C or SIGTERM, and say how to call them.
@@ -222,7 +231,7 @@ def serve(
     # Both by name: a shell that starts this in the background leaves SIGINT ignored, and Python then does too.
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with start(releases, serving=serving, port=port, workers=workers, engine=engine) as server:
+        with start(releases, serving=serving, port=port, workers=workers, threads=threads, engine=engine) as server:
             print(greeting(server), flush=True)
             while server.process.poll() is None:
                 time.sleep(0.5)

@@ -33,6 +33,7 @@ def archive(
     out: Path,
     *,
     workers: int | None = None,
+    threads: int | None = None,
     engine: str = DEFAULT,
     form: Form = "default",
 ) -> Path:
@@ -44,6 +45,7 @@ def archive(
         serving: The folder of the handlers and of model-config.yaml.
         out: Folder to write into.
         workers: Processes of the model; model-config.yaml decides where None.
+        threads: Of the engine per image, in each; likewise.
         engine: That runs the graphs.
         form: A .mar file, or a folder that TorchServe reads in place.
 
@@ -69,7 +71,7 @@ def archive(
         for release, card in zip(releases, cards, strict=True):
             shutil.copytree(release, content / "releases" / card.name, ignore=shutil.ignore_patterns("*.mar"))
         config = Path(work) / CONFIG
-        config.write_text(_config(serving / CONFIG, question, workers, engine), encoding="utf-8")
+        config.write_text(_config(serving / CONFIG, question, workers, threads, engine), encoding="utf-8")
         built = Path(work) / "built"
         built.mkdir()
         done = subprocess.run(
@@ -91,10 +93,12 @@ def archive(
     return out / name
 
 
-def _config(template: Path, question: str, workers: int | None, engine: str) -> str:
+def _config(template: Path, question: str, workers: int | None, threads: int | None, engine: str) -> str:
     """The settings of one model."""
     settings = yaml.safe_load(template.read_text(encoding="utf-8"))
     settings["handler"] = {**(settings.get("handler") or {}), "question": question, "engine": engine}
+    if threads is not None:
+        settings["handler"]["threads"] = threads
     if workers is not None:
         settings |= {"minWorkers": workers, "maxWorkers": workers}
     return yaml.safe_dump(settings, sort_keys=False)
