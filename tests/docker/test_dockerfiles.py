@@ -120,6 +120,7 @@ def test_workers_threads_and_engine_reach_the_model_store(launch, tmp_path_facto
     for name, value in (("RELEASES", tmp_path / "releases"), ("WORKERS", 3), ("THREADS", 2)):
         monkeypatch.setenv(f"HILUM_{name}", str(value))
     monkeypatch.setenv("PYTHONPATH", "")  # which the launcher sets for Java
+    monkeypatch.setattr(launch.serving, "FOLDER", releasing.SERVING, raising=False)  # tests/serving may stand before it
     launch.command(tmp_path)
     said = yaml.safe_load((tmp_path / "store" / "pneumonia" / "model-config.yaml").read_text())
     assert (said["minWorkers"], said["maxWorkers"]) == (3, 3)

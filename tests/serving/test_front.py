@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from releasing import SOMEBODY, drawn_image, encoded, overridden
+from sockets import heard
 
 from hilum.delivery.fronts.keys import Keys
 from hilum.delivery.machine import workers_for
@@ -106,7 +107,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(front):
         token = front.running.token
         lines = ["Host: h", f"Authorization: Bearer {token}", "Content-Length: 40000000", "", ""]
         caller.sendall("\r\n".join([f"POST {FILM} HTTP/1.1", *lines]).encode())
-        answer = caller.recv(4000)
+        answer = heard(caller)
     assert b"413" in answer.split(b"\r\n")[0]
     assert b"32 MiB" in answer
 

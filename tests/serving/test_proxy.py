@@ -12,6 +12,7 @@ import proxying
 import pytest
 from proxying import behind_a_proxy, proxy, recorder, until
 from releasing import dicom, drawn_image, encoded
+from sockets import heard
 
 from hilum.client import Client
 from hilum.delivery.fronts import torchserve
@@ -57,19 +58,6 @@ def refused(said, status, code):
     assert (said.status, said.headers["content-type"]) == (status, "application/json")
     assert set(said.json) == REFUSAL
     assert (said.json["status"], said.json["code"]) == (status, code)
-
-
-def heard(connection) -> bytes:
-    """All that is said until the other side hangs up."""
-    found = b""
-    while True:
-        try:
-            piece = connection.recv(65536)
-        except OSError:
-            return found
-        if not piece:
-            return found
-        found += piece
 
 
 def test_predictions_pass_through_tls_with_the_token(front, film):
@@ -125,7 +113,7 @@ def test_a_body_over_the_limit_is_refused(front):
     head = [f"POST {FILM} HTTP/1.1", "Host: h", f"Authorization: Bearer {front.token}"]
     with front.connected() as caller:
         caller.sendall("\r\n".join([*head, f"Content-Length: {32 * 2**20 + 1}", "", ""]).encode())
-        answer = caller.recv(4000)
+        answer = heard(caller)
     assert answer.startswith(b"HTTP/1.1 413")
     assert json.loads(answer.split(b"\r\n\r\n")[1])["code"] == "too_large"
     with front.connected() as caller:  # one that does not say how long it is
