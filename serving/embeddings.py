@@ -12,8 +12,8 @@ class EmbeddingsHandler:
 
     def initialize(self, context: exchange.Context) -> None:
         """Load and prove every release of the archive."""
-        self.desk = exchange.open_desk(context, "embeddings")
+        self.desk, self.meter = exchange.open_desk(context, "embeddings")
 
     def handle(self, data: list[exchange.Row], context: exchange.Context) -> list[str | bytes]:
         """Answer a batch."""
-        return exchange.respond(self.desk, data, context)
+        return exchange.respond(self.desk, data, context, self.meter)

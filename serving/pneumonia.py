@@ -17,8 +17,8 @@ class PneumoniaHandler:
 
     def initialize(self, context: exchange.Context) -> None:
         """Load and prove the releases of the archive that answer."""
-        self.desk = exchange.open_desk(context, "pneumonia")
+        self.desk, self.meter = exchange.open_desk(context, "pneumonia")
 
     def handle(self, data: list[exchange.Row], context: exchange.Context) -> list[str | bytes]:
         """Answer a batch."""
-        return exchange.respond(self.desk, data, context)
+        return exchange.respond(self.desk, data, context, self.meter)

@@ -1,6 +1,9 @@
 """hilum's own counters on TorchServe's metrics port, under the names of the maintained front."""
 
+import ast
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 
@@ -117,7 +120,9 @@ def test_names_and_labels_are_those_of_the_maintained_front(xr_release):
     front, cache = Counters(), Cache()
     front.count("pneumonia", reply, 0.25)
     front.serve([release], "onnxruntime-fp32")
-    metering.count(cache, "pneumonia", reply, 0.25)
+    meter = metering.Meter(cache)
+    meter.count("pneumonia", reply, 0.25)
+    meter.tell()
     metering.serve(cache, [release], "onnxruntime-fp32")
     text = front.text().decode()
     for name in (
@@ -131,8 +136,63 @@ def test_names_and_labels_are_those_of_the_maintained_front(xr_release):
     assert counted(text, "hilum_request_seconds_sum", model="pneumonia") == 0.25
 
 
-def test_without_metrics_nothing_is_counted_and_nothing_fails():
-    metering.count(None, "pneumonia", Reply(200, b"", outcomes=("answered",)), 0.1)
+def test_calls_are_told_together_and_soon():
+    cache = Cache()
+    meter = metering.Meter(cache, every_seconds=0.05)
+    for seconds in (0.1, 0.2, 0.3):
+        meter.count("pneumonia", Reply(200, b"", outcomes=("answered",)), seconds)
+    until = time.monotonic() + 10
+    while len(cache["hilum_request_seconds"]) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert sum(value for value, _ in cache["hilum_requests_total"]) == 3
+    assert sum(value for value, _ in cache["hilum_images_total"]) == 3
+    assert [value for value, _ in cache["hilum_request_seconds"]] == [0.1, 0.2, 0.3]
+    meter.tell()
+    assert len(cache["hilum_request_seconds"]) == 3
+
+
+WORKER = """
+import logging, sys
+from hilum.delivery.fronts import metering
+from hilum.delivery.fronts.wire import Reply
+class Raw:
+    writes = []
+    def write(self, text): self.writes.append(text)
+    def flush(self): pass
+sys.stdout = Raw()
+logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+class Metric:
+    def __init__(self, name): self.name = name
+    def add_or_update(self, value, labels):
+        logging.getLogger("ts.metrics.caching_metric").info(f"[METRICS]{self.name}:{value} {labels}")
+class Cache:
+    cache = {"counter": {name: Metric(name) for name in ("hilum_requests_total", "hilum_request_seconds")}}
+metering.quiet()
+logging.info("Backend received inference at: %d", 1)
+Metric("PredictionTime").add_or_update(1, [])
+logging.info("Frontend disconnected.")
+meter = metering.Meter(Cache, every_seconds=60)
+for _ in range(3):
+    meter.count("pneumonia", Reply(200, b""), 0.25)
+meter.tell()
+logging.info("last")
+sys.stdout, raw = sys.__stdout__, sys.stdout
+print(repr(raw.writes))
+"""
+
+
+def test_a_telling_is_one_write_and_torchserves_own_lines_are_none():
+    done = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True, check=True)
+    before, told, last = ast.literal_eval(done.stdout)
+    assert (before, last) == ("Frontend disconnected.\n", "last\n")
+    once = "[METRICS]hilum_request_seconds:0.25 ['pneumonia']"
+    assert told.splitlines() == ["[METRICS]hilum_requests_total:3 ['pneumonia', '200']", once, once, once]
+
+
+def test_what_a_server_has_no_metric_for_is_passed_over():
     other = Cache()
     other.cache = {"counter": {}}  # a server that was started with a metrics.yaml of its own
-    metering.count(other, "pneumonia", Reply(200, b"", outcomes=("answered",)), 0.1)
+    meter = metering.Meter(other)
+    meter.count("pneumonia", Reply(200, b"", outcomes=("answered",)), 0.1)
+    meter.tell()

@@ -307,9 +307,11 @@ def test_an_archive_opens_with_its_engine(release, tmp_path):
         model_yaml_config=yaml.safe_load((folder / "model-config.yaml").read_text()),
     )
     with threadpool_limits():  # which were there before come back
-        [answer] = exchange.open_desk(context, "embeddings").answer([Request(encoded(drawn_image("PA")))])
+        desk, meter = exchange.open_desk(context, "embeddings")
+        [answer] = desk.answer([Request(encoded(drawn_image("PA")))])
         assert {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"} == {1}
     assert answer.body["engine"]["name"] == "openvino-bf16"
+    assert meter is None  # a context without metrics
 
 
 def test_the_command_line_takes_an_engine_and_says_which_it_was(release, xr_release, tmp_path):

@@ -23,9 +23,9 @@ import uvicorn
 
 from hilum.delivery.fronts import asgi, documents, tls
 from hilum.delivery.fronts.asgi import Caps, House
+from hilum.delivery.fronts.connections import Protocol
 from hilum.delivery.fronts.crew import Bounds, Crew
 from hilum.delivery.fronts.keys import Keys
-from hilum.delivery.fronts.slow import Protocol
 from hilum.delivery.fronts.worker import Orders
 from hilum.delivery.machine import refuse_taken, workers_for
 from hilum.delivery.predictor import Release

@@ -17,6 +17,7 @@ from hilum.delivery.desk import Desk
 from hilum.delivery.engines import DEFAULT
 from hilum.delivery.fronts import inference_protocol, metering, wire
 from hilum.delivery.fronts.asking import JSON, MULTIPART, Call
+from hilum.delivery.fronts.metering import Meter
 from hilum.delivery.fronts.refusals import CallError
 from hilum.delivery.machine import bound_arithmetic
 
@@ -44,8 +45,10 @@ class Context(Protocol):
         """Set a header of the answer to request `idx`."""
 
 
-def open_desk(context: Context, question: str) -> Desk:
-    """The desk of a model archive, loaded and proven; the section `handler` of its model-config.yaml sets it up.
+def open_desk(context: Context, question: str) -> tuple[Desk, Meter | None]:
+    """The desk of a model archive, loaded and proven, and what counts its answers (None where there are no metrics).
+
+    The section `handler` of its model-config.yaml sets it up.
 
     Args:
         context: TorchServe's context.
@@ -61,11 +64,15 @@ def open_desk(context: Context, question: str) -> Desk:
         threads,
         engine,
     )
-    metering.serve(_metrics(context), list(desk.releases.values()), engine)
-    return desk
+    metering.quiet()
+    metrics: metering.Cache | None = getattr(context, "metrics", None)
+    if metrics is None:
+        return desk, None
+    metering.serve(metrics, list(desk.releases.values()), engine)
+    return desk, Meter(metrics)
 
 
-def respond(desk: Desk, rows: Sequence[Row], context: Context) -> list[str | bytes]:
+def respond(desk: Desk, rows: Sequence[Row], context: Context, meter: Meter | None = None) -> list[str | bytes]:
     """Answer a batch of TorchServe rows: one body each, status and headers set on the context."""
     bodies: list[str | bytes] = []
     for number, row in enumerate(rows):
@@ -82,13 +89,9 @@ def respond(desk: Desk, rows: Sequence[Row], context: Context) -> list[str | byt
         for key, value in reply.headers.items():
             context.set_response_header(number, key, value)
         bodies.append(reply.body)
-        metering.count(_metrics(context), desk.question, reply, time.perf_counter() - began)
+        if meter is not None:
+            meter.count(desk.question, reply, time.perf_counter() - began)
     return bodies
-
-
-def _metrics(context: Context) -> metering.Cache | None:
-    """TorchServe's metrics; None where whoever calls the handler has none."""
-    return getattr(context, "metrics", None)
 
 
 def _call(row: Row, context: Context, number: int) -> Call:

@@ -1,4 +1,4 @@
-"""How connections are read: those that say nothing are closed after a while, and bodies are read in large pieces."""
+"""How connections are read and written: who says nothing is let go after a while, and nothing goes in small pieces."""
 
 import asyncio
 from typing import Any, Final
@@ -8,6 +8,38 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_SECONDS: Final = 10.0  # from the first byte of a request, or from the connection, to the end of its headers
 PIECE_BYTES: Final = 2**20  # of a body, before the application sees it and reading pauses
+
+
+class Joined:
+    """The transport of one answer, whose head and body it writes together.
+
+    uvicorn writes the one and then the other. Each write is a way into the kernel and wakes the caller, who can do
+    nothing with a head.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this step of the loop, with whatever else is written in it."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """Close, after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed already."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            self._transport.write(b"".join(self._pieces))
+            self._pieces.clear()
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,6 +70,8 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._heard()
         super().on_headers_complete()
+        cycle: Any = self.cycle
+        cycle.transport = Joined(self.transport, self.loop)
 
     @override
     def on_body(self, body: bytes) -> None:
