@@ -7,6 +7,7 @@ TorchServe takes multipart forms apart itself, and keeps one part of each name. 
 `decode_input_request=false` in its config.properties prevents.
 """
 
+import gc
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ def open_desk(context: Context, question: str) -> tuple[Desk, Meter | None]:
         threads,
         engine,
     )
+    gc.freeze()  # what is loaded stays: the collector need not look through it after every call
     metering.quiet()
     metrics: metering.Cache | None = getattr(context, "metrics", None)
     if metrics is None:
