@@ -4,11 +4,14 @@
     python benchmarks/serving --models resnet18 --engines onnxruntime-fp32 --rounds 1 --seconds 2
 
 The ceiling is one process with a thread per core, each with an engine of its own, decoding and resizing included.
-Every round measures a bare call, the ceiling, the server at every concurrency, and the ceiling again; a ratio is over
-the mean of the two. Printed are medians over the rounds with their range. What a call costs beside its image is the
-processor time of the server's processes per call at 4 at once, less that of the ceiling per image: it tells what the
-ratios would be where an image takes longer or shorter. The images are 1024 px JPEGs of drawn films; weights are
-random, because time does not depend on them. The load comes from wrk (Debian's package), in a closed loop.
+All servers are started, and stand still but for their turn. Every round measures a bare call, and then, between one
+ceiling and the next, each server at every concurrency; a ratio is over the mean of the two. The server that begins is
+another in every round. So all servers get the same of what a machine does in the minutes of a run, and hilum's fronts
+are held against the others round by round. Printed are medians over the rounds with their range. What a call costs
+beside its image is the processor time of the server's processes per call at 4 at once, less that of the ceiling per
+image: it tells what the ratios would be where an image takes longer or shorter. The images are 1024 px JPEGs of drawn
+films; weights are random, because time does not depend on them. The load comes from wrk (Debian's package), in a
+closed loop.
 
 Servers: `torchserve` and `starlette` are hilum's fronts, as `hilum serve` starts them, with everything they do beside
 the graph (dossier, input limits, training cases); the others do no more than decode, resize and run the graph.
@@ -24,35 +27,29 @@ import os
 import platform
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # also where PYTHONSAFEPATH is set, as in the Makefile
 from releases import millions, release_of
 from same import Same, film
+from servers import OWN, ROOT, SERVERS, Target, held, others
 
-from hilum.delivery.fronts import door, torchserve
-from hilum.delivery.machine import free_port, usable_cores
+from hilum.delivery.machine import usable_cores
 
-HERE: Final = Path(__file__).resolve().parent
-ROOT: Final = HERE.parents[1]
-OTHERS: Final = ROOT / "build" / "bench-serving"  # a virtual environment with the other servers
-VERSIONS: Final = ("litserve==0.2.19", "bentoml==1.4.39", "fastapi==0.165.0", "kserve==0.21.0")
 CONCURRENCY: Final = (1, 4, 16)
 WARM_SECONDS: Final = (3.0, 12.0)  # of load before anything is measured; TorchServe's Java compiles itself meanwhile
-SERVERS: Final = ("torchserve", "starlette", "fastapi-plain", "fastapi", "litserve", "bentoml", "kserve")
+T = TypeVar("T")
 
 
 class Measured(NamedTuple):
@@ -63,15 +60,6 @@ class Measured(NamedTuple):
     p99_ms: float
     failed: int
     cpu_ms: float
-
-
-class Target(NamedTuple):
-    """Where a server answers, and how it is asked: with the image as it is, in a form, or as the protocol has it."""
-
-    url: str
-    headers: dict[str, str]
-    form: bool = False
-    inference: bool = False
 
 
 def ceiling(release: Path, engine: str, content: bytes, cores: int, seconds: float) -> Measured:
@@ -156,95 +144,6 @@ def _spent(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-@contextmanager
-def served(server: str, release: Path, engine: str, cores: int) -> Iterator[Target]:
-    """A server for the time of a block, ready."""
-    accept = {"Accept": "application/octet-stream", "X-Modality": "XR"}
-    if server == "torchserve":
-        with torchserve.start([release], serving=ROOT / "serving", port=0, workers=cores, engine=engine) as running:
-            key = running.key("inference")
-            yield Target(running.url("embeddings"), {**accept, "Authorization": f"Bearer {key}"})
-    elif server == "starlette":
-        arguments = [str(release), "--port", "0", "--workers", str(cores), "--engine", engine]
-        with door.start(arguments) as front:
-            yield Target(f"{front.url}/predictions/embeddings", {**accept, "Authorization": f"Bearer {front.token}"})
-    else:
-        with _other(server, release, engine, cores) as target:
-            yield target
-
-
-@contextmanager
-def _other(server: str, release: Path, engine: str, cores: int) -> Iterator[Target]:
-    port, beside = free_port("127.0.0.1"), free_port("127.0.0.1")
-    python = OTHERS / "bin" / "python"
-    uvicorn = ["--port", str(port), "--log-level", "error", "--no-access-log"]
-    commands = {
-        "fastapi-plain": ["-m", "uvicorn", "with_fastapi_plain:app", *uvicorn],
-        "fastapi": ["-m", "uvicorn", "with_fastapi:app", *uvicorn],
-        "litserve": [str(HERE / "with_litserve.py")],
-        "bentoml": ["-m", "bentoml", "serve", "with_bentoml:Embeddings", "--port", str(port), "--host", "127.0.0.1"],
-        "kserve": [str(HERE / "with_kserve.py"), "--configure_logging", "false"],
-    }
-    ready = {"litserve": "/health", "bentoml": "/readyz", "kserve": "/v2/health/ready"}.get(server, "/ready")
-    path = "/v2/models/embeddings/infer" if server == "kserve" else "/predict"
-    environment = {
-        **os.environ,
-        "BENCH_RELEASE": str(release),
-        "BENCH_ENGINE": engine,
-        "BENCH_CORES": str(cores),
-        "BENCH_PORT": str(port),
-        "BENCH_GRPC_PORT": str(beside),
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT / "src")]),
-        "PYTHONSAFEPATH": "",
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(OTHERS / "home"),
-        "OMP_NUM_THREADS": "1",
-    }
-    environment.pop("PYTHONSAFEPATH")
-    with tempfile.TemporaryFile("w+") as log:
-        running = subprocess.Popen(
-            [str(python), *commands[server]], cwd=HERE, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            until = time.monotonic() + 60
-            while True:
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=2) as answered:
-                        if answered.status == 200:
-                            break
-                except OSError:
-                    pass
-                if running.poll() is not None or time.monotonic() > until:
-                    log.seek(0)
-                    raise SystemExit(f"{server} did not start: {log.read()[-2000:]}")
-                time.sleep(0.2)
-            takes_form = server in ("litserve", "fastapi-plain")
-            yield Target(f"http://127.0.0.1:{port}{path}", {}, takes_form, server == "kserve")
-        finally:
-            os.killpg(running.pid, signal.SIGTERM)  # BentoML's workers have groups of their own: it ends them itself
-            try:
-                running.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(running.pid, signal.SIGKILL)
-                running.wait()
-
-
-def others() -> None:
-    """The virtual environment of the other servers: theirs beside this one's packages."""
-    done, wanted = OTHERS / ".done", "\n".join(VERSIONS)
-    if done.is_file() and done.read_text() == wanted:
-        return
-    shutil.rmtree(OTHERS, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(OTHERS)], check=True)
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    own = Path(sys.prefix) / "lib" / version / "site-packages"
-    (OTHERS / "lib" / version / "site-packages" / "zz_hilum.pth").write_text(f"{own}\n")
-    subprocess.run(
-        [str(OTHERS / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *VERSIONS], check=True
-    )
-    done.write_text(wanted)
-
-
 def compare(
     release: Path, engine: str, servers: Sequence[str], rounds: int, seconds: float, work: Path
 ) -> Iterator[str]:
@@ -255,20 +154,27 @@ def compare(
     found: dict[tuple[str, int], list[tuple[float, Measured]]] = {}
     slower: dict[str, list[float]] = {server: [] for server in servers}
     beside: dict[str, list[float]] = {server: [] for server in servers}
-    for server in servers:
-        with served(server, release, engine, cores) as target:
-            load(target, content, 4, WARM_SECONDS[server == "torchserve"] if seconds >= 2 else seconds, work)
-            for _ in range(rounds):
-                calls_ms.append(bare(release, engine, content))
-                before = ceiling(release, engine, content, cores, seconds)
-                loads = {c: load(target, content, c, seconds, work) for c in CONCURRENCY}
+    with ExitStack() as stack:
+        running = [stack.enter_context(held(server, release, engine, cores)) for server in servers]
+        for server, (target, working) in zip(servers, running, strict=True):
+            with working():
+                load(target, content, 4, WARM_SECONDS[server == "torchserve"] if seconds >= 2 else seconds, work)
+        for turn in range(rounds):
+            calls_ms.append(bare(release, engine, content))
+            before = ceiling(release, engine, content, cores, seconds)
+            ceilings.append(before.per_second)
+            for server, (target, working) in _from(turn, list(zip(servers, running, strict=True))):
+                with working():
+                    load(target, content, 4, 1, work)  # what stood still has lost its caches
+                    loads = {c: load(target, content, c, seconds, work) for c in CONCURRENCY}
                 after = ceiling(release, engine, content, cores, seconds)
+                ceilings.append(after.per_second)
                 middle = (before.per_second + after.per_second) / 2
-                ceilings += [before.per_second, after.per_second]
                 for c, one in loads.items():
                     found.setdefault((server, c), []).append((one.per_second / middle, one))
                 slower[server].append(loads[1].p50_ms / calls_ms[-1])
                 beside[server].append(loads[4].cpu_ms - (before.cpu_ms + after.cpu_ms) / 2)
+                before = after
     spread = f"{min(ceilings):.1f} to {max(ceilings):.1f}"
     yield (
         f"ceiling {statistics.median(ceilings):.1f} images/s ({spread}); a bare call "
@@ -288,6 +194,22 @@ def compare(
         failed = sum(one.failed for c in CONCURRENCY for _, one in found[server, c])
         last = [_spread(slower[server]), _spread(beside[server]), str(failed)]
         yield f"| {server} | {' | '.join([*cells, *ratios, *last])} |"
+    fronts = [one for one in servers if one in OWN]
+    if len(fronts) < len(servers):
+        yield "\n| against, round by round | " + " | ".join(f"{one} c={c}" for one in fronts for c in (4, 16)) + " |"
+        yield "| - |" + " - |" * 2 * len(fronts)
+    for other in (one for one in servers if one not in OWN):
+        cells = [_spread(_over(found[one, c], found[other, c])) for one in fronts for c in (4, 16)]
+        yield f"| {other} | {' | '.join(cells)} |"
+
+
+def _from(turn: int, of: Sequence[T]) -> list[T]:
+    begins = turn % len(of)
+    return [*of[begins:], *of[:begins]]
+
+
+def _over(own: Sequence[tuple[float, Measured]], other: Sequence[tuple[float, Measured]]) -> list[float]:
+    return [mine / theirs for (mine, _), (theirs, _) in zip(own, other, strict=True)]
 
 
 def _middle(values: Iterator[float]) -> float:
@@ -327,7 +249,7 @@ def main(arguments: Sequence[str] | None = None, make: Callable[[str, Path], Pat
         print("bench-serving: the load generator wrk is missing; apt-get install wrk", file=sys.stderr)
         return 2
     servers = chosen.servers.split(",")
-    if set(servers) - {"torchserve", "starlette"}:
+    if set(servers) - set(OWN):
         others()
     print(f"{processor()}; load of the machine when it began: {os.getloadavg()[0]:.1f}")
     print("Cells: images/s / p50 ms / p99 ms, medians over the rounds; the rest: median (range).")
